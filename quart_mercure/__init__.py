@@ -1,0 +1,43 @@
+"""Server push for Quart over the Mercure protocol, with a hub in the process."""
+
+from .config import MercureConfig
+from .errors import (
+    ConfigurationError,
+    HubUnavailable,
+    InvalidMatcher,
+    InvalidToken,
+    InvalidUpdate,
+    MercureError,
+    PublishError,
+    RequestRejected,
+    SubscriptionNotFound,
+)
+from .extension import MercureSSE, mercure_publish, publish_signal
+from .hub import Hub, HubOptions
+from .publisher import HTTPPublisher, Publisher
+from .topics import as_topic
+from .update import Update
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigurationError",
+    "HTTPPublisher",
+    "Hub",
+    "HubOptions",
+    "HubUnavailable",
+    "InvalidMatcher",
+    "InvalidToken",
+    "InvalidUpdate",
+    "MercureConfig",
+    "MercureError",
+    "MercureSSE",
+    "PublishError",
+    "Publisher",
+    "RequestRejected",
+    "SubscriptionNotFound",
+    "Update",
+    "as_topic",
+    "mercure_publish",
+    "publish_signal",
+]

@@ -1,0 +1,257 @@
+"""Every `MERCURE_*` key: its meaning, its default, and the check of its value."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from .errors import ConfigurationError
+from .hub.options import DEFAULT_PATH, HubOptions
+
+DEFAULT_HUB_URL = f"http://localhost:5500{DEFAULT_PATH}"
+
+_TRUE = frozenset({"1", "true", "on", "yes"})
+_FALSE = frozenset({"0", "false", "off", "no", ""})
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    raise ValueError("must be true or false")
+
+
+def _number(minimum: float) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        if isinstance(value, bool):
+            raise ValueError(f"must be a number, {minimum:g} or more")
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not minimum <= number < float("inf"):
+            raise ValueError(f"must be a number, {minimum:g} or more")
+        return number
+
+    return read
+
+
+def _whole(minimum: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        number = _number(minimum)(value)
+        if number != int(number):
+            raise ValueError(f"must be a whole number, {minimum} or more")
+        return int(number)
+
+    return read
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be text that is not empty")
+    return value
+
+
+def _secret(value: Any) -> str | bytes:
+    if not isinstance(value, str | bytes) or not value:
+        raise ValueError("must be a secret: text or bytes")
+    return value
+
+
+def _url(value: Any) -> str:
+    try:
+        parts = urlsplit(value)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (AttributeError, TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(f"must be an http:// or https:// URL, not {value!r}")
+    return str(value)
+
+
+def _url_or_here(value: Any) -> str | bool:
+    return True if value is True else _url(value)
+
+
+def _origins(value: Any) -> tuple[str, ...]:
+    origins = value.replace(",", " ").split() if isinstance(value, str) else tuple(value)
+    for origin in origins:
+        parts = urlsplit(origin)
+        if origin != "*" and (parts.scheme not in ("http", "https") or parts.path or parts.query):
+            raise ValueError(f'must list origins like https://example.com or "*", not {origin!r}')
+    return tuple(origins)
+
+
+def _key(default: Any, read: Callable[[Any], Any], meaning: str, *aliases: str) -> Any:
+    return field(default=default, metadata={"read": read, "meaning": meaning, "aliases": aliases})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MercureConfig:
+    """The configuration of `MercureSSE`: the key `MERCURE_HUB_URL` is the field `hub_url`.
+
+    A value in `app.config` goes before the option of the same name given to `MercureSSE`, which
+    goes before the default. Durations are in seconds.
+    """
+
+    hub_url: str | bool | None = _key(
+        None,
+        _url_or_here,
+        "URL of the hub; `True` for the host of the current request",
+    )
+    public_hub_url: str | bool | None = _key(
+        None, _url_or_here, "URL of the hub for browsers, when it differs"
+    )
+    publisher_jwt: str | None = _key(
+        None, _text, "token to publish with; made from the publisher's secret key by default"
+    )
+    publisher_secret_key: str | bytes | None = _key(
+        None,
+        _secret,
+        "signs publishers' tokens; `SECRET_KEY` by default",
+        "MERCURE_PUBLISHER_JWT_KEY",
+    )
+    subscriber_secret_key: str | bytes | None = _key(
+        None,
+        _secret,
+        "signs subscribers' tokens; `SECRET_KEY` by default",
+        "MERCURE_SUBSCRIBER_JWT_KEY",
+    )
+    authz_cookie_name: str = _key("mercureAuthorization", _text, "name of the authorization cookie")
+    type_is_topic: bool = _key(
+        False, _boolean, "events without a type are named after their (canonical) topic"
+    )
+    url_last_event_id: bool = _key(
+        True,
+        _boolean,
+        "stream URLs in pages carry the hub's last event id, so nothing published while the page "
+        "loads is lost",
+    )
+    publish_timeout: float = _key(10.0, _number(0.001), "longest wait for an external hub's answer")
+    publish_retries: int = _key(
+        3, _whole(0), "tries again after connection errors and 5xx answers of an external hub"
+    )
+    publish_connections: int = _key(20, _whole(1), "most connections to an external hub")
+    hub: bool | None = _key(
+        None, _boolean, "serve the embedded hub; by default in debug mode and under test"
+    )
+    hub_allow_publish: bool = _key(False, _boolean, "the embedded hub takes updates over HTTP")
+    hub_allow_anonymous: bool = _key(
+        True, _boolean, "subscribers without a token receive public updates"
+    )
+    hub_subscriptions: bool = _key(True, _boolean, "subscription events and the subscriptions API")
+    hub_subscription_event_type: str | None = _key(
+        None, _text, "`event` of subscription events; unnamed by default, as on other 0.x hubs"
+    )
+    hub_keepalive_interval: float = _key(
+        15.0, _number(0), "a comment is sent to a stream silent for so long; 0 for never"
+    )
+    hub_reconciliation_length: int = _key(
+        500, _whole(0), "updates kept, over all topics, for clients that come back"
+    )
+    hub_queue_events: int = _key(
+        1000, _whole(1), "events that may wait for one client before it is disconnected"
+    )
+    hub_queue_bytes: int = _key(
+        1024 * 1024, _whole(1), "bytes that may wait for one client before it is disconnected"
+    )
+    hub_cors_origins: tuple[str, ...] = _key(
+        (), _origins, "origins whose pages may use the embedded hub from another host"
+    )
+    hub_shutdown_timeout: float = _key(
+        1.0, _number(0), "open streams are ended over so long when the server stops"
+    )
+
+    @classmethod
+    def load(
+        cls,
+        app_config: Mapping[str, Any],
+        options: Mapping[str, Any],
+        environ: Mapping[str, str] = os.environ,
+    ) -> MercureConfig:
+        """Read and check every key. Raises `ConfigurationError` naming the one that is wrong."""
+        known = {key_of(item): item for item in fields(cls)}
+        aliases = {alias for item in known.values() for alias in item.metadata["aliases"]}
+        for key in app_config:
+            if key.startswith("MERCURE_") and key not in known and key not in aliases:
+                raise ConfigurationError(key, _unknown(key, known))
+        for option in options:
+            if f"MERCURE_{option.upper()}" not in known:
+                raise ConfigurationError(option, _unknown(option, [f.name for f in fields(cls)]))
+        values = {
+            item.name: _read(key, item, _find(key, item, app_config, options, environ))
+            for key, item in known.items()
+        }
+        for name in ("publisher_secret_key", "subscriber_secret_key"):
+            values[name] = values[name] or app_config.get("SECRET_KEY")
+        config = cls(**values)
+        config._check_secrets()
+        return config
+
+    def _check_secrets(self) -> None:
+        external = isinstance(self.hub_url, str) and not self.hub
+        missing = "is missing: set it, or SECRET_KEY"
+        if not self.publisher_secret_key and not (external and self.publisher_jwt):
+            raise ConfigurationError("MERCURE_PUBLISHER_SECRET_KEY", missing)
+        if not self.subscriber_secret_key and not external:
+            raise ConfigurationError("MERCURE_SUBSCRIBER_SECRET_KEY", missing)
+
+    def hub_options(self) -> HubOptions:
+        """Return the options of the embedded hub."""
+        return HubOptions(
+            subscriber_key=self.subscriber_secret_key or "",
+            publisher_key=self.publisher_secret_key or "",
+            cookie_name=self.authz_cookie_name,
+            allow_publish=self.hub_allow_publish,
+            allow_anonymous=self.hub_allow_anonymous,
+            subscriptions=self.hub_subscriptions,
+            subscription_event_type=self.hub_subscription_event_type,
+            keepalive_interval=self.hub_keepalive_interval,
+            reconciliation_length=self.hub_reconciliation_length,
+            queue_events=self.hub_queue_events,
+            queue_bytes=self.hub_queue_bytes,
+            cors_origins=self.hub_cors_origins,
+            shutdown_timeout=self.hub_shutdown_timeout,
+        )
+
+
+def key_of(item: Field[Any]) -> str:
+    """Return the configuration key of a field of `MercureConfig`."""
+    return f"MERCURE_{item.name.upper()}"
+
+
+def _find(
+    key: str,
+    item: Field[Any],
+    app_config: Mapping[str, Any],
+    options: Mapping[str, Any],
+    environ: Mapping[str, str],
+) -> Any:
+    """Return the first value set for a field; an unset one and `None` mean the default."""
+    aliases = item.metadata["aliases"]
+    candidates = (
+        *(app_config.get(name) for name in (key, *aliases)),
+        options.get(item.name),
+        *(environ.get(alias) for alias in aliases),
+    )
+    return next((value for value in candidates if value is not None), MISSING)
+
+
+def _read(key: str, item: Field[Any], value: Any) -> Any:
+    if value is MISSING:
+        return item.default
+    try:
+        return item.metadata["read"](value)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(key, str(error)) from None
+
+
+def _unknown(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"is not an option; did you mean {close[0]}?" if close else "is not an option"

@@ -1,0 +1,63 @@
+"""The embedded hub's place: in front of an application, which then pays nothing for its streams."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from .hub import Hub
+
+ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class HubInFront:
+    """Hands the requests below the hub's path to the hub, and all others to the application.
+
+    `hub` is asked at each request, because an application may be put in debug mode after it was
+    made. `on_shutdown` is awaited when the application has ended.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        path: str,
+        hub: Callable[[], Hub | None],
+        on_shutdown: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._app = app
+        self._path = path
+        self._hub = hub
+        self._on_shutdown = on_shutdown
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif scope["type"] == "http" and self._is_below(scope) and (hub := self._hub()):
+            await hub(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _is_below(self, scope: Any) -> bool:
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        return path == self._path or path.startswith(f"{self._path}/")
+
+    async def _lifespan(self, scope: Any, receive: Any, send: Any) -> None:
+        """Start the hub before the application and end its streams before it, too."""
+
+        async def received() -> Any:
+            message = await receive()
+            hub = self._hub()
+            if hub is not None:
+                if message["type"] == "lifespan.startup":
+                    hub.start()
+                elif message["type"] == "lifespan.shutdown":
+                    await hub.aclose()
+            return message
+
+        async def sent(message: Any) -> None:
+            if message["type"].startswith("lifespan.shutdown."):
+                await self._on_shutdown()
+            await send(message)
+
+        await self._app(scope, received, sent)

@@ -1,0 +1,500 @@
+"""`MercureSSE`: what an application holds."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import httpx
+from blinker import Signal
+from quart import Blueprint, Quart, current_app, has_request_context, request
+
+from . import components
+from .cli import cli
+from .config import DEFAULT_HUB_URL, MercureConfig
+from .embedded import HubInFront
+from .errors import ConfigurationError, HubUnavailable, InvalidUpdate, SubscriptionNotFound
+from .hub import Hub
+from .hub.options import DEFAULT_PATH
+from .hub.presence import subscription_selector, subscription_topic
+from .publisher import Clients, HTTPPublisher, Publisher
+from .signals import SignalCallback, connect_signal
+from .tokens import mint
+from .topics import as_data, as_topic, split_publication
+from .update import Update, new_id
+from .urls import CookieScope, cookie_scope, subscribe_url
+
+logger = logging.getLogger("quart_mercure")
+
+EXTENSION = "mercure_sse"
+STATIC_PATH = "/_mercure"
+
+_CURSOR_TOPIC = "urn:quart-mercure:cursor"
+"""A topic nobody subscribes to: asking who does is the cheapest way to a hub's last event id."""
+
+_PayloadGetter = TypeVar("_PayloadGetter", bound=Callable[[Any], Any])
+
+
+class MercureSSE:
+    """Server push for a Quart application.
+
+    `MercureSSE(app)`, or `init_app` later, makes itself `app.sse`. Options are the `MERCURE_*`
+    configuration keys in lower case, without the prefix: see `MercureConfig`.
+    """
+
+    app: Quart
+    config: MercureConfig
+
+    def __init__(self, app: Quart | None = None, **options: Any) -> None:
+        self._payload_getter: Callable[[Any], Any] | None = None
+        self._hub: Hub | None = None
+        if app is not None:
+            self.init_app(app, **options)
+
+    def init_app(self, app: Quart, **options: Any) -> None:
+        """Set the extension up on an application.
+
+        Raises `ConfigurationError`, naming the key, when an option is missing, unknown or wrong.
+        """
+        self.app = app
+        self.config = config = MercureConfig.load(app.config, options)
+        self._clients = Clients(config.publish_timeout, config.publish_connections)
+        app.extensions[EXTENSION] = self
+        app.sse = self  # type: ignore[attr-defined]
+        front = HubInFront(app.asgi_app, DEFAULT_PATH, lambda: self.hub, self.aclose)
+        app.asgi_app = front  # type: ignore[method-assign]
+        app.register_blueprint(
+            Blueprint(EXTENSION, __name__, static_folder="static", static_url_path=STATIC_PATH)
+        )
+        app.jinja_env.globals.update(
+            mercure_hub_url=self._template_hub_url,
+            mercure_authentified_hub_url=self._template_authentified_hub_url,
+            mercure_subscriber_jwt=self.create_subscription_jwt,
+            mercure_topic=as_topic,
+            mercure_subscription_topic=self.subscription_topic,
+            mercure_subscriptions=self._template_subscriptions,
+        )
+        components.install(app, self)
+        app.cli.add_command(cli)
+
+    # The hub ------------------------------------------------------------------------------------
+
+    @property
+    def hub(self) -> Hub | None:
+        """The embedded hub, or `None` when this application uses an external one.
+
+        It is embedded when `MERCURE_HUB` says so; when that is not set, in debug mode and under
+        test, unless `MERCURE_HUB_URL` names a hub.
+        """
+        embedded = self.config.hub
+        if embedded is None:
+            named = isinstance(self.config.hub_url, str)
+            embedded = not named and (self.app.debug or self.app.testing)
+        if not embedded:
+            return None
+        if self._hub is None:
+            self._hub = Hub(self.config.hub_options())
+        return self._hub
+
+    async def aclose(self) -> None:
+        """Close the connections to an external hub; done when serving ends."""
+        await self._clients.aclose()
+
+    def hub_base_url(self, public: bool = True) -> str:
+        """Return the URL of the hub: for browsers, or the application's own requests to it.
+
+        An embedded hub is on the host of the current request; outside a request its URL is a path.
+        """
+        config = self.config
+        url = config.hub_url
+        if public and config.public_hub_url:
+            url = config.public_hub_url
+        if url is True or (self.hub is not None and not url):
+            if not has_request_context():
+                return DEFAULT_PATH
+            return f"{request.host_url.rstrip('/')}{request.root_path.rstrip('/')}{DEFAULT_PATH}"
+        return url or DEFAULT_HUB_URL
+
+    def script_url(self) -> str:
+        """Return the URL of the script that some components need."""
+        root = request.root_path.rstrip("/") if has_request_context() else ""
+        return f"{root}{STATIC_PATH}/mercure.js"
+
+    # Subscribing --------------------------------------------------------------------------------
+
+    def topic(self, obj: Any) -> str:
+        """Return the topic that an object stands for: see `quart_mercure.topics.as_topic`."""
+        return as_topic(obj)
+
+    def subscription_topic(self, topic: Any = None, subscriber: str | None = None) -> str:
+        """Return the topic of the subscriptions to `topic`, or of the one of `subscriber`.
+
+        Without `subscriber` it is a selector: of the events of all those subscriptions, and of
+        the address of their list.
+        """
+        if topic is not None and subscriber is not None:
+            return subscription_topic(DEFAULT_PATH, as_topic(topic), subscriber)
+        return subscription_selector(DEFAULT_PATH, None if topic is None else as_topic(topic))
+
+    def hub_url(
+        self,
+        topics: Any = None,
+        subscriber_jwt: str | None = None,
+        with_subscriptions: bool = False,
+        public: bool = True,
+    ) -> str:
+        """Return the URL to subscribe to topics; `with_subscriptions` adds who listens to them."""
+        names = _names(topics)
+        if with_subscriptions:
+            names = (*names, *map(self.subscription_topic, names))
+        return subscribe_url(self.hub_base_url(public=public), names, jwt=subscriber_jwt)
+
+    def authentified_hub_url(
+        self, topics: Any = None, payload: Any = None, with_subscriptions: bool = False
+    ) -> str:
+        """Return the URL to subscribe to topics with a token, which also opens private updates."""
+        granted = _names(topics) or ("*",)
+        if with_subscriptions:
+            granted = (*granted, *map(self.subscription_topic, _names(topics)))
+        jwt = self.create_subscription_jwt(granted, payload)
+        return self.hub_url(topics, jwt, with_subscriptions=with_subscriptions)
+
+    async def stream_url(self, topics: Any, *, private: bool = False, presence: Any = ()) -> str:
+        """Return the URL that a page opens: the components' way to subscribe.
+
+        `private` opens the private updates of `topics`; `presence` are topics of which to receive
+        who starts and stops listening. The URL carries the hub's last event id.
+        """
+        names = _names(topics)
+        watched = tuple(map(self.subscription_topic, _names(presence)))
+        granted = (*(names if private else ()), *watched)
+        jwt = self.create_subscription_jwt(granted) if granted else None
+        return subscribe_url(
+            self.hub_base_url(),
+            (*names, *watched),
+            jwt=jwt,
+            last_event_id=await self._page_event_id(),
+        )
+
+    def payload_getter(self, function: _PayloadGetter) -> _PayloadGetter:
+        """Register the function that returns, for given topics, the payload of a new token."""
+        if inspect.iscoroutinefunction(function):
+            raise TypeError("a payload getter must be a plain function: tokens are made in URLs")
+        self._payload_getter = function
+        return function
+
+    def create_jwt(self, key: str, **claim: Any) -> str:
+        """Return a token with a `mercure` claim, signed with the secret that `key` names.
+
+        `key` is `"publisher_secret_key"` or `"subscriber_secret_key"`. Raises
+        `ConfigurationError` when that secret is not set.
+        """
+        secret = getattr(self.config, key)
+        if not secret:
+            raise ConfigurationError(f"MERCURE_{key.upper()}", "is missing: set it, or SECRET_KEY")
+        return mint(secret, claim)
+
+    def create_subscription_jwt(self, topics: Any, payload: Any = None) -> str:
+        """Return a token that opens the private updates of topics.
+
+        The payload describes the subscriber to those who see its subscriptions. What the payload
+        getter returns is part of it.
+        """
+        claim: dict[str, Any] = {"subscribe": list(_names(topics))}
+        if self._payload_getter is not None:
+            common = self._payload_getter(topics)
+            payload = common if payload is None else {**(common or {}), **payload}
+        if payload is not None:
+            claim["payload"] = payload
+        return self.create_jwt("subscriber_secret_key", **claim)
+
+    def set_authz_cookie(
+        self,
+        response: Any,
+        topics: Any = None,
+        jwt: str | None = None,
+        payload: Any = None,
+        secure: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Set the cookie that authorizes a browser at the hub; return the response.
+
+        Without `jwt`, a token for `topics` (all, by default) is made. `options` are those of
+        `Response.set_cookie`; without them the cookie goes to the hub only, and not to scripts.
+        """
+        token = jwt or self.create_subscription_jwt(topics or ("*",), payload=payload)
+        options = {"httponly": True, **self._cookie_options(secure), **options}
+        response.set_cookie(self.config.authz_cookie_name, token, **options)
+        return response
+
+    def delete_authz_cookie(self, response: Any, **options: Any) -> Any:
+        """Delete the cookie that `set_authz_cookie` set; return the response."""
+        options = {"httponly": True, **self._cookie_options(None), **options}
+        response.delete_cookie(self.config.authz_cookie_name, **options)
+        return response
+
+    def _cookie_options(self, secure: bool | None) -> dict[str, Any]:
+        in_request = has_request_context()
+        host = request.host.partition(":")[0] if in_request else None
+        scope: CookieScope = cookie_scope(
+            self.hub_base_url(), host, app_is_secure=in_request and request.is_secure
+        )
+        return {
+            "domain": scope.domain,
+            "path": scope.path,
+            "secure": scope.secure if secure is None else secure,
+            "samesite": "Strict",
+        }
+
+    # Publishing ---------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        topic: Any,
+        data: Any = None,
+        private: bool = False,
+        id: str | None = None,
+        type: str | bool | None = None,
+        retry: int | None = None,
+        jwt: str | None = None,
+        hub_url: str | None = None,
+    ) -> str:
+        """Publish an update to all who listen; return its identifier.
+
+        `topic` is anything `as_topic` takes, or a list: the first is canonical, the others are
+        alternates. `data` is text, UTF-8 bytes, markup, anything JSON can say, an object with
+        `__mercure_sse_data__`, or an awaitable of these. An object alone is topic and data.
+        `private` updates reach only those whose token grants one of the topics. `type` names the
+        event (`True`: after its topic); `retry` is in milliseconds.
+
+        Raises `InvalidUpdate` for a field that breaks a rule, and `PublishError` when an external
+        hub does not accept the update.
+        """
+        update = await self._update(topic, data, private, id, type, retry)
+        return await self._publisher(jwt, hub_url).publish(update)
+
+    async def publish_many(
+        self, updates: Iterable[Any], jwt: str | None = None, hub_url: str | None = None
+    ) -> list[str]:
+        """Publish several updates in order; return their identifiers.
+
+        Each is a tuple or a mapping of the arguments of `publish`, an `Update`, or an object that
+        can be published alone. Nothing is published when one of them is not valid.
+        """
+        made = [await self._update_of(update) for update in updates]
+        return await self._publisher(jwt, hub_url).publish_many(made)
+
+    def publish_in_background(self, **arguments: Any) -> None:
+        """Publish without waiting, from any thread; failures go to the application's log."""
+        task = partial(self.app.add_background_task, self.publish, **arguments)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            loop = self._hub.loop if self._hub is not None else None
+            if loop is None:
+                raise RuntimeError(
+                    "publishing in the background needs a running event loop"
+                ) from None
+            loop.call_soon_threadsafe(task)
+        else:
+            task()
+
+    def publish_signal(
+        self,
+        signal: Signal,
+        topic: Any = None,
+        data: Any = None,
+        signal_name_as_type: bool = False,
+        signal_kwargs_as_data: bool = False,
+        marshaler: Callable[[Any], Any] | None = None,
+        callback: SignalCallback | None = None,
+        **publish_options: Any,
+    ) -> Callable[..., Any]:
+        """Publish an update each time a signal is sent: see `quart_mercure.signals`."""
+        return connect_signal(
+            lambda: self,
+            signal,
+            topic,
+            data,
+            signal_name_as_type=signal_name_as_type,
+            signal_kwargs_as_data=signal_kwargs_as_data,
+            marshaler=marshaler,
+            callback=callback,
+            **publish_options,
+        )
+
+    async def _update_of(self, update: Any) -> Update:
+        if isinstance(update, Update):
+            return update
+        if isinstance(update, Mapping):
+            return await self._update(**update)
+        if isinstance(update, tuple):
+            return await self._update(*update)
+        return await self._update(update)
+
+    async def _update(
+        self,
+        topic: Any,
+        data: Any = None,
+        private: bool = False,
+        id: str | None = None,
+        type: str | bool | None = None,
+        retry: int | None = None,
+    ) -> Update:
+        if data is None:
+            topic, data = split_publication(topic)
+        topics = _names(topic)
+        if not topics:
+            raise InvalidUpdate("topic", "is missing: an update needs at least one")
+        if type is True or (type is None and self.config.type_is_topic):
+            type = topics[0]
+        return Update(
+            topics=topics,
+            data=await as_data(data, self.app.json.dumps),
+            private=private,
+            id=id or new_id(),
+            type=type or None,
+            retry=retry,
+        )
+
+    def _publisher(self, jwt: str | None, hub_url: str | None) -> Publisher:
+        hub = self.hub
+        if hub is not None and hub_url is None:
+            return hub
+        jwt = jwt or self.config.publisher_jwt
+        if jwt is None:
+            jwt = self.create_jwt("publisher_secret_key", publish=["*"])
+        url = hub_url or self.hub_base_url(public=False)
+        return HTTPPublisher(url, jwt, self._clients, self.config.publish_retries)
+
+    # Presence -----------------------------------------------------------------------------------
+
+    async def get_subscriptions(
+        self, topic: Any = None, subscriber: str | None = None
+    ) -> dict[str, Any]:
+        """Return the hub's document of the open subscriptions: all, or those to `topic`.
+
+        With `subscriber` it is the document of that one subscription. Raises
+        `SubscriptionNotFound` when there is none, and `HubUnavailable` when an external hub
+        cannot be asked.
+        """
+        name = None if topic is None else as_topic(topic)
+        if self.hub is not None:
+            return self.hub.subscriptions(name, subscriber)
+        if name is None:
+            path = f"{DEFAULT_PATH}/subscriptions"
+        else:
+            path = subscription_topic(DEFAULT_PATH, name, subscriber)
+        return await self._fetch_subscriptions(path)
+
+    async def is_connected(self, topic: Any, **payload_filter: Any) -> bool:
+        """Return whether somebody, whose token's payload has these items, listens to `topic`."""
+        found = await self.get_subscriptions(topic)
+        payloads = [subscription.get("payload") for subscription in found["subscriptions"]]
+        if not payload_filter:
+            return bool(payloads)
+        return any(
+            isinstance(payload, Mapping) and payload_filter.items() <= payload.items()
+            for payload in payloads
+        )
+
+    async def last_event_id(self) -> str:
+        """Return the identifier of the hub's last event; `"earliest"` when it had none.
+
+        Raises `HubUnavailable` when an external hub does not say.
+        """
+        if self.hub is not None:
+            return self.hub.last_update_id
+        document = await self._fetch_subscriptions(subscription_topic(DEFAULT_PATH, _CURSOR_TOPIC))
+        return str(document["lastEventID"])
+
+    async def _fetch_subscriptions(self, path: str) -> dict[str, Any]:
+        jwt = mint(self._subscriber_secret(), {"subscribe": [path]})
+        url = self.hub_base_url(public=False) + path.removeprefix(DEFAULT_PATH)
+        try:
+            response = await self._clients.here().get(
+                url, headers={"authorization": f"Bearer {jwt}"}
+            )
+        except httpx.TransportError as error:
+            raise HubUnavailable(f"no hub answers at {url} ({error})") from error
+        if response.status_code == 404 and path.count("/") > 4:
+            raise SubscriptionNotFound(path)
+        if not response.is_success:
+            raise HubUnavailable(f"{url} answered {response.status_code}: {response.text[:200]}")
+        document: dict[str, Any] = response.json()
+        return document
+
+    def _subscriber_secret(self) -> str | bytes:
+        secret = self.config.subscriber_secret_key
+        if not secret:
+            raise ConfigurationError("MERCURE_SUBSCRIBER_SECRET_KEY", "is missing")
+        return secret
+
+    async def _page_event_id(self) -> str | None:
+        """Return the event id for stream URLs in pages; a hub that does not say is no error."""
+        if not self.config.url_last_event_id:
+            return None
+        try:
+            return await self.last_event_id()
+        except (HubUnavailable, ConfigurationError, KeyError, ValueError) as error:
+            logger.warning("stream URLs go without a last event id: %s", error)
+            return None
+
+    async def _template_hub_url(
+        self,
+        topics: Any = None,
+        subscriber_jwt: str | None = None,
+        with_subscriptions: bool = False,
+        public: bool = True,
+    ) -> str:
+        url = self.hub_url(topics, subscriber_jwt, with_subscriptions, public)
+        return await self._with_event_id(url)
+
+    async def _template_authentified_hub_url(
+        self, topics: Any = None, payload: Any = None, with_subscriptions: bool = False
+    ) -> str:
+        return await self._with_event_id(
+            self.authentified_hub_url(topics, payload, with_subscriptions)
+        )
+
+    async def _with_event_id(self, url: str) -> str:
+        identifier = await self._page_event_id() if "?" in url else None
+        if identifier is None:
+            return url
+        return str(httpx.URL(url).copy_add_param("lastEventID", identifier))
+
+    async def _template_subscriptions(self, topic: Any = None) -> list[dict[str, Any]]:
+        document = await self.get_subscriptions(topic)
+        subscriptions: list[dict[str, Any]] = document["subscriptions"]
+        return subscriptions
+
+
+def _names(topics: Any) -> tuple[str, ...]:
+    """Return the names of one topic or of a list of them; nothing for `None`."""
+    if topics is None:
+        return ()
+    if isinstance(topics, list | tuple):
+        return tuple(map(as_topic, topics))
+    return (as_topic(topics),)
+
+
+async def mercure_publish(topic: Any, data: Any = None, **options: Any) -> str:
+    """Publish an update through the current application: see `MercureSSE.publish`."""
+    sse: MercureSSE = current_app.extensions[EXTENSION]
+    return await sse.publish(topic, data, **options)
+
+
+def publish_signal(
+    signal: Signal, *arguments: Any, sse: MercureSSE | None = None, **options: Any
+) -> Callable[..., Any]:
+    """Publish an update each time a signal is sent, through `sse` or the current application.
+
+    The arguments are those of `quart_mercure.signals.connect_signal`.
+    """
+    return connect_signal(
+        lambda: sse or current_app.extensions[EXTENSION], signal, *arguments, **options
+    )

@@ -1,0 +1,204 @@
+"""The broker: who is subscribed, who receives what, and replay joined to live.
+
+Publishing costs as much as there are subscribers who receive the update: exact topics are looked
+up in an index, patterns through a bounded cache of which patterns select a topic.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..tokens import Grants
+from ..update import Update, new_id
+from .matchers import Matcher, MatcherType, any_matches
+from .protocol import SubscribeRequest
+from .queue import ClientQueue
+from .transport import Event, Replay, Transport
+
+logger = logging.getLogger("quart_mercure.hub")
+
+_MAX_CACHED_TOPICS = 10_000
+
+_Key = TypeVar("_Key")
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a broker has done since it began, in events and clients."""
+
+    published: int = 0
+    queued: int = 0
+    dropped: int = 0
+    slow_clients: int = 0
+
+
+class Subscriber:
+    """One open stream: what it wants, what it may see, and the queue that feeds it."""
+
+    __slots__ = ("__weakref__", "grants", "id", "matchers", "on_evicted", "queue")
+
+    def __init__(self, matchers: tuple[Matcher, ...], grants: Grants, queue: ClientQueue) -> None:
+        self.id = new_id()
+        self.matchers = matchers
+        self.grants = grants
+        self.queue = queue
+        self.on_evicted: Callable[[], None] = lambda: None
+
+    def receives(self, update: Update) -> bool:
+        """Return whether `update` is selected and, when private, granted."""
+        return any_matches(self.matchers, update.topics) and (
+            not update.private or self.grants.may_receive(update.topics)
+        )
+
+
+Subscribers = dict[Subscriber, None]
+"""An ordered set."""
+
+
+class Broker:
+    """Owns the subscribers of one hub. Everything here runs on the hub's event loop."""
+
+    def __init__(self, transport: Transport, queue_events: int, queue_bytes: int) -> None:
+        self.counters = Counters()
+        self._transport = transport
+        self._queue_events = queue_events
+        self._queue_bytes = queue_bytes
+        self._subscribers: dict[str, Subscriber] = {}
+        self._exact: dict[str, Subscribers] = {}
+        self._patterns: dict[Matcher, Subscribers] = {}
+        self._patterns_of_topic: dict[str, tuple[Matcher, ...]] = {}
+        transport.connect(self._deliver)
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        return iter(tuple(self._subscribers.values()))
+
+    async def publish(self, update: Update) -> None:
+        """Keep an update and queue it for everyone who receives it."""
+        self.counters.published += 1
+        await self._transport.publish(update)
+
+    async def subscribe(
+        self, request: SubscribeRequest, grants: Grants
+    ) -> tuple[Subscriber, Replay | None]:
+        """Add a subscriber; return it with what it missed since its last event id, if it gave one.
+
+        Live events wait in the subscriber's queue from the position on at which the replay ends,
+        so that sending one after the other leaves no gap and no duplicate.
+        """
+        queue = ClientQueue(self._queue_events, self._queue_bytes)
+        subscriber = Subscriber(request.matchers, grants, queue)
+        until = self._transport.position
+        self._add(subscriber)
+        if request.last_event_id is None:
+            return subscriber, None
+        try:
+            replay = await self._transport.replay(request.last_event_id, until)
+        except BaseException:
+            self.unsubscribe(subscriber)
+            raise
+        missed = tuple(event for event in replay.events if subscriber.receives(event.update))
+        return subscriber, Replay(replay.preceding_id, missed)
+
+    def unsubscribe(self, subscriber: Subscriber) -> bool:
+        """Remove a subscriber; return whether it was there. Nothing of it stays behind."""
+        if self._subscribers.pop(subscriber.id, None) is None:
+            return False
+        for matcher in subscriber.matchers:
+            if matcher.type is MatcherType.EXACT:
+                _discard(self._exact, matcher.pattern, subscriber)
+            elif _discard(self._patterns, matcher, subscriber):
+                self._patterns_of_topic.clear()
+        return True
+
+    def subscribers_of(self, matcher: Matcher) -> Iterable[Subscriber]:
+        """Return the subscribers that gave exactly this matcher."""
+        if matcher.type is MatcherType.EXACT:
+            return tuple(self._exact.get(matcher.pattern, ()))
+        return tuple(self._patterns.get(matcher, ()))
+
+    def subscriber(self, identifier: str) -> Subscriber | None:
+        """Return the subscriber of this identifier, if it is connected."""
+        return self._subscribers.get(identifier)
+
+    def _add(self, subscriber: Subscriber) -> None:
+        self._subscribers[subscriber.id] = subscriber
+        for matcher in subscriber.matchers:
+            if matcher.type is MatcherType.EXACT:
+                self._exact.setdefault(matcher.pattern, {})[subscriber] = None
+            else:
+                if matcher not in self._patterns:
+                    self._patterns[matcher] = {}
+                    self._patterns_of_topic.clear()
+                self._patterns[matcher][subscriber] = None
+
+    def _deliver(self, event: Event) -> None:
+        update = event.update
+        found = self._matching(update.topics)
+        if not found:
+            return
+        wire = event.wire
+        private = update.private
+        allowed: dict[tuple[Matcher, ...] | None, bool] = {}
+        evicted = []
+        for subscriber in found:
+            if private:
+                grant = subscriber.grants.subscribe
+                may = allowed.get(grant)
+                if may is None:
+                    may = allowed[grant] = subscriber.grants.may_receive(update.topics)
+                if not may:
+                    continue
+            if subscriber.queue.put(wire):
+                self.counters.queued += 1
+            elif not subscriber.queue.closed:
+                evicted.append(subscriber)
+        for subscriber in evicted:
+            self._evict(subscriber)
+
+    def _matching(self, topics: tuple[str, ...]) -> Subscribers:
+        """Return who selects one of `topics`; the caller must not keep or change it."""
+        found: list[Subscribers] = []
+        for topic in topics:
+            if topic in self._exact:
+                found.append(self._exact[topic])
+            if self._patterns:
+                found.extend(self._patterns[matcher] for matcher in self._patterns_for(topic))
+        if len(found) == 1:
+            return found[0]
+        union: Subscribers = {}
+        for subscribers in found:
+            union.update(subscribers)
+        return union
+
+    def _patterns_for(self, topic: str) -> tuple[Matcher, ...]:
+        cached = self._patterns_of_topic.get(topic)
+        if cached is None:
+            cached = tuple(matcher for matcher in self._patterns if matcher.matches(topic))
+            if len(self._patterns_of_topic) >= _MAX_CACHED_TOPICS:
+                self._patterns_of_topic.clear()
+            self._patterns_of_topic[topic] = cached
+        return cached
+
+    def _evict(self, subscriber: Subscriber) -> None:
+        """Disconnect a client that falls behind: it comes back and is replayed what it missed."""
+        dropped = subscriber.queue.discard() + 1
+        self.counters.dropped += dropped
+        self.counters.slow_clients += 1
+        logger.warning("disconnecting slow client %s: %d events waited", subscriber.id, dropped)
+        subscriber.on_evicted()
+
+
+def _discard(index: dict[_Key, Subscribers], key: _Key, subscriber: Subscriber) -> bool:
+    """Take a subscriber out of an index; return whether that emptied its entry."""
+    subscribers = index[key]
+    del subscribers[subscriber]
+    if subscribers:
+        return False
+    del index[key]
+    return True

@@ -1,0 +1,49 @@
+"""What a hub can be told, with defaults that suit one process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_PATH = "/.well-known/mercure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """The options of a `Hub`. Durations are in seconds, sizes in bytes.
+
+    Attributes:
+        subscriber_key: verifies subscribers' tokens.
+        publisher_key: verifies publishers' tokens.
+        algorithm: the one signature algorithm that tokens may use.
+        path: where the hub is served.
+        allow_publish: whether updates may be published over HTTP.
+        allow_anonymous: whether subscribers without a token receive public updates.
+        subscriptions: whether subscription events and the subscriptions API are served.
+        subscription_event_type: the `event` of subscription events; `None` leaves them unnamed.
+        keepalive_interval: how long a stream may be silent before a comment is sent; 0 for never.
+        reconciliation_length: how many updates are kept for clients that come back.
+        cookie_name: the cookie that may hold a token.
+        cors_origins: the origins whose pages may use the hub with credentials; `"*"` in it lets
+            every origin in, but without credentials.
+        queue_events: how many events may wait for one client before it is disconnected.
+        queue_bytes: how many bytes may.
+        shutdown_timeout: over how long open streams are ended when the server stops.
+        max_body: the largest request body.
+    """
+
+    subscriber_key: str | bytes
+    publisher_key: str | bytes
+    algorithm: str = "HS256"
+    path: str = DEFAULT_PATH
+    allow_publish: bool = True
+    allow_anonymous: bool = True
+    subscriptions: bool = True
+    subscription_event_type: str | None = None
+    keepalive_interval: float = 15.0
+    reconciliation_length: int = 500
+    cookie_name: str = "mercureAuthorization"
+    cors_origins: tuple[str, ...] = ()
+    queue_events: int = 1000
+    queue_bytes: int = 1024 * 1024
+    shutdown_timeout: float = 1.0
+    max_body: int = 1024 * 1024
