@@ -21,8 +21,13 @@ _OWN_MACRO_FILES = ("__macros__.html",)
 _OWN_COMPONENT_SUFFIX = ".macro.html"
 _OWN_FOLDER = "components/"
 
-_PRESENCE_EVENTS = "sse:message, sse:Subscription, sse:mercure"
-"""The names that hubs give to subscription events: none in 0.x, flask-mercure-sse's, 1.0's."""
+_PRESENCE_TRIGGER = ", ".join(
+    ("load", *(f"sse:{name} delay:100ms" for name in ("message", "Subscription", "mercure")))
+)
+"""The names that hubs give to subscription events: none in 0.x, flask-mercure-sse's, 1.0's.
+
+The delay makes one request of many events that come together.
+"""
 
 
 class ComponentRegistry(MacroRegistry):  # type: ignore[misc]
@@ -190,7 +195,7 @@ class MercureComponents:
         own: dict[str, Any] = {}
         if topic is not None:
             own |= await self._connection((), False, presence=topic)
-        own |= {"hx-get": hx_get, "hx-trigger": f"load, {_PRESENCE_EVENTS}"}
+        own |= {"hx-get": hx_get, "hx-trigger": _PRESENCE_TRIGGER}
         return await self._div("mercure-presence", own, attributes, caller)
 
     async def _connection(self, topics: Any, private: bool, presence: Any) -> dict[str, str]:

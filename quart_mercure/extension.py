@@ -408,7 +408,7 @@ class MercureSSE:
         Raises `HubUnavailable` when an external hub does not say.
         """
         if self.hub is not None:
-            return self.hub.last_update_id
+            return self.hub.last_event_id
         document = await self._fetch_subscriptions(subscription_topic(DEFAULT_PATH, _CURSOR_TOPIC))
         return str(document["lastEventID"])
 

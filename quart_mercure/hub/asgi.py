@@ -66,11 +66,6 @@ class Hub:
         """The identifier of the last event, of whatever kind; `"earliest"` before the first."""
         return self._transport.last_event_id
 
-    @property
-    def last_update_id(self) -> str:
-        """The identifier of the last update that an application published."""
-        return self._transport.last_update_id
-
     async def publish(self, update: Update) -> str:
         """Queue an update for everyone who receives it; return its identifier.
 

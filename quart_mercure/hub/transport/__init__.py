@@ -57,10 +57,6 @@ class Transport(Protocol):
     def last_event_id(self) -> str:
         """The identifier of the last event delivered; `"earliest"` before the first."""
 
-    @property
-    def last_update_id(self) -> str:
-        """The same, of the last event that an application published."""
-
     def connect(self, deliver: Deliver) -> None:
         """Call `deliver` with every event from now on, in order, on the hub's event loop."""
 

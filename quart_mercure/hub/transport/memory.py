@@ -28,7 +28,6 @@ class MemoryTransport:
         self._deliver: Deliver = lambda _event: None
         self.position = 0
         self.last_event_id = EARLIEST
-        self.last_update_id = EARLIEST
 
     def connect(self, deliver: Deliver) -> None:
         """Call `deliver` with every event from now on, in order."""
@@ -36,7 +35,6 @@ class MemoryTransport:
 
     async def publish(self, update: Update) -> None:
         """Keep an application's update and deliver it."""
-        self.last_update_id = update.id
         self._append(update, self._published)
 
     async def announce(self, update: Update) -> None:
