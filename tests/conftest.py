@@ -23,7 +23,7 @@ SERVERS = {
     "uvicorn": ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning"],
     "granian": [
         *("granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}"),
-        *("--backpressure", "1000", "--log-level", "warning"),
+        *("--backpressure", "1000", "--log-level", "warning", "--workers-kill-timeout", "5"),
     ],
 }
 

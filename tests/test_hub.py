@@ -410,9 +410,7 @@ async def test_replay_asks_for_the_grants_of_the_new_stream(hub):
     await publish(hub, "a", "private", private=True)
     await publish(hub, "a", "public")
     anonymous = await subscribe(hub, "topic=a&lastEventID=earliest")
-    allowed = await subscribe(
-        hub, "topic=a&lastEventID=earliest", headers=bearer(subscriber("a"))
-    )
+    allowed = await subscribe(hub, "topic=a&lastEventID=earliest", headers=bearer(subscriber("a")))
     assert await anonymous.received(1) == ["public"]
     assert await allowed.received(2) == ["private", "public"]
 

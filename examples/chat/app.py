@@ -7,6 +7,7 @@
 import os
 
 from quart import Quart, redirect, render_template, request, session, url_for
+
 from quart_mercure import MercureSSE
 
 app = Quart(__name__)
@@ -16,7 +17,7 @@ sse = MercureSSE(app)
 
 
 @sse.payload_getter
-def who(topics):
+def who(_topics):
     return {"username": session.get("username")}
 
 

@@ -1,7 +1,7 @@
 """A hub of its own for the chat, in another process.
 
-    hypercorn --bind localhost:5500 examples.chat.hub:hub
-    QUART_MERCURE_HUB_URL=http://localhost:5500/.well-known/mercure make chat
+hypercorn --bind localhost:5500 examples.chat.hub:hub
+QUART_MERCURE_HUB_URL=http://localhost:5500/.well-known/mercure make chat
 """
 
 import os

@@ -6,21 +6,26 @@ up in an index, patterns through a bounded cache of which patterns select a topi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from ..tokens import Grants
 from ..update import Update, new_id
 from .matchers import Matcher, MatcherType, any_matches
 from .protocol import SubscribeRequest
-from .queue import ClientQueue
+from .queue import ClientQueue, nothing
 from .transport import Event, Replay, Transport
 
 logger = logging.getLogger("quart_mercure.hub")
 
 _MAX_CACHED_TOPICS = 10_000
+
+_LONGEST_WAIT = 1.0
+"""How long, in seconds, a publisher waits for clients that all fall behind together."""
 
 _Key = TypeVar("_Key")
 
@@ -45,7 +50,7 @@ class Subscriber:
         self.matchers = matchers
         self.grants = grants
         self.queue = queue
-        self.on_evicted: Callable[[], None] = lambda: None
+        self.on_evicted: Callable[[], None] = nothing
 
     def receives(self, update: Update) -> bool:
         """Return whether `update` is selected and, when private, granted."""
@@ -56,6 +61,15 @@ class Subscriber:
 
 Subscribers = dict[Subscriber, None]
 """An ordered set."""
+
+
+@dataclass(slots=True, eq=False)
+class _Wait:
+    """A publisher that goes on when only `enough` of the clients are still behind."""
+
+    behind: set[ClientQueue]
+    enough: int
+    over: asyncio.Future[None]
 
 
 class Broker:
@@ -70,6 +84,8 @@ class Broker:
         self._exact: dict[str, Subscribers] = {}
         self._patterns: dict[Matcher, Subscribers] = {}
         self._patterns_of_topic: dict[str, tuple[Matcher, ...]] = {}
+        self._crowd: set[ClientQueue] = set()
+        self._waits: list[_Wait] = []
         transport.connect(self._deliver)
 
     def __len__(self) -> int:
@@ -79,9 +95,15 @@ class Broker:
         return iter(tuple(self._subscribers.values()))
 
     async def publish(self, update: Update) -> None:
-        """Keep an update and queue it for everyone who receives it."""
+        """Keep an update and queue it for everyone who receives it.
+
+        When most of them fall behind, it is this hub that cannot keep up, and the publisher is
+        made to wait; a few slow clients hold nobody up.
+        """
         self.counters.published += 1
         await self._transport.publish(update)
+        if self._crowd:
+            await self._wait_for(self._crowd)
 
     async def subscribe(
         self, request: SubscribeRequest, grants: Grants
@@ -92,6 +114,7 @@ class Broker:
         so that sending one after the other leaves no gap and no duplicate.
         """
         queue = ClientQueue(self._queue_events, self._queue_bytes)
+        queue.on_caught_up = partial(self._caught_up, queue)
         subscriber = Subscriber(request.matchers, grants, queue)
         until = self._transport.position
         self._add(subscriber)
@@ -109,6 +132,8 @@ class Broker:
         """Remove a subscriber; return whether it was there. Nothing of it stays behind."""
         if self._subscribers.pop(subscriber.id, None) is None:
             return False
+        subscriber.queue.discard()
+        subscriber.queue.on_caught_up = nothing
         for matcher in subscriber.matchers:
             if matcher.type is MatcherType.EXACT:
                 _discard(self._exact, matcher.pattern, subscriber)
@@ -140,12 +165,15 @@ class Broker:
     def _deliver(self, event: Event) -> None:
         update = event.update
         found = self._matching(update.topics)
+        if self._crowd:
+            self._crowd = set()
         if not found:
             return
         wire = event.wire
         private = update.private
         allowed: dict[tuple[Matcher, ...] | None, bool] = {}
         evicted = []
+        reached = behind = 0
         for subscriber in found:
             if private:
                 grant = subscriber.grants.subscribe
@@ -154,12 +182,36 @@ class Broker:
                     may = allowed[grant] = subscriber.grants.may_receive(update.topics)
                 if not may:
                     continue
-            if subscriber.queue.put(wire):
-                self.counters.queued += 1
-            elif not subscriber.queue.closed:
+            queue = subscriber.queue
+            if queue.put(wire):
+                reached += 1
+                behind += queue.behind
+            elif not queue.closed:
                 evicted.append(subscriber)
+        self.counters.queued += reached
+        if behind * 2 > reached:
+            self._crowd = {subscriber.queue for subscriber in found if subscriber.queue.behind}
         for subscriber in evicted:
             self._evict(subscriber)
+
+    async def _wait_for(self, crowd: set[ClientQueue]) -> None:
+        """Wait until half of the clients have caught up, or too long for the rest to matter."""
+        wait = _Wait(crowd, len(crowd) // 2, asyncio.get_running_loop().create_future())
+        self._waits.append(wait)
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT):
+                await wait.over
+        except TimeoutError:
+            for queue in crowd:
+                queue.excuse()
+        finally:
+            self._waits.remove(wait)
+
+    def _caught_up(self, queue: ClientQueue) -> None:
+        for wait in self._waits:
+            wait.behind.discard(queue)
+            if len(wait.behind) <= wait.enough and not wait.over.done():
+                wait.over.set_result(None)
 
     def _matching(self, topics: tuple[str, ...]) -> Subscribers:
         """Return who selects one of `topics`; the caller must not keep or change it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 
 class ClientQueue:
@@ -13,7 +14,17 @@ class ClientQueue:
     bytes it holds are shared with every other client's queue.
     """
 
-    __slots__ = ("_closed", "_events", "_max_bytes", "_max_events", "_size", "_waiter")
+    __slots__ = (
+        "_closed",
+        "_events",
+        "_excused",
+        "_max_bytes",
+        "_max_events",
+        "_size",
+        "_waiter",
+        "behind",
+        "on_caught_up",
+    )
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self._events: deque[bytes] = deque()
@@ -21,7 +32,11 @@ class ClientQueue:
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._closed = False
+        self._excused = False
         self._waiter: asyncio.Future[None] | None = None
+        self.behind = False
+        """Whether half of the bound is used: a publisher may wait for that to change."""
+        self.on_caught_up: Callable[[], None] = nothing
 
     @property
     def closed(self) -> bool:
@@ -44,6 +59,10 @@ class ClientQueue:
             return False
         self._events.append(event)
         self._size = size
+        if not (self.behind or self._excused) and (
+            len(self._events) * 2 > self._max_events or size * 2 > self._max_bytes
+        ):
+            self.behind = True
         self._wake()
         return True
 
@@ -64,7 +83,13 @@ class ClientQueue:
             joined = b"".join(events)
             events.clear()
         self._size = 0
+        self._caught_up()
         return joined
+
+    def excuse(self) -> None:
+        """Let nobody wait for this client, until it has taken what is there."""
+        self._excused = True
+        self.behind = False
 
     def close(self) -> None:
         """Let the reader take what is left, then end."""
@@ -77,8 +102,19 @@ class ClientQueue:
         self._events.clear()
         self._size = 0
         self.close()
+        self._caught_up()
         return dropped
+
+    def _caught_up(self) -> None:
+        self._excused = False
+        if self.behind:
+            self.behind = False
+            self.on_caught_up()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def nothing() -> None:
+    """Nobody waits."""

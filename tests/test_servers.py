@@ -1,0 +1,151 @@
+"""Real servers and real sockets: floods, clients that die or stall, and shutdowns."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import httpx
+import pytest
+
+from .conftest import SERVERS, eventually
+from .sse import RawSubscriber, parse
+
+HUB = "/.well-known/mercure"
+every_server = pytest.mark.parametrize("server", SERVERS)
+
+
+def stream_url(server, topic, **parameters):
+    return str(httpx.URL(f"{server.url}{HUB}", params={"topic": topic, **parameters}))
+
+
+@every_server
+def test_ten_thousand_updates_reach_fifty_subscribers_in_order(serve, http, server):
+    app = serve("tests.apps.push:app", server)
+    subscribers = [RawSubscriber(stream_url(app, "flood")) for _ in range(50)]
+    flooded = threading.Event()
+    answered = 0
+
+    def flood():
+        http.post(f"{app.url}/flood/flood/10000", timeout=120).raise_for_status()
+        flooded.set()
+
+    received = {}
+
+    def read(index):
+        received[index] = subscribers[index].until(b"data: 9999\n\n")
+
+    threads = [threading.Thread(target=read, args=(index,)) for index in range(50)]
+    threads.append(threading.Thread(target=flood))
+    for thread in threads:
+        thread.start()
+    with httpx.Client() as other:
+        while not flooded.is_set():
+            assert other.get(f"{app.url}/", timeout=60).text == "ok"
+            answered += 0 if flooded.is_set() else 1
+    for thread in threads:
+        thread.join()
+    assert answered > 1, "a view answers between the updates of a tight loop"
+    expected = [(f"n{number}", str(number)) for number in range(10_000)]
+    streams = set(received.values())
+    assert len(received) == 50
+    for stream in streams:
+        assert [(event.id, event.data) for event in parse(stream)] == expected
+
+
+@every_server
+def test_a_killed_client_is_gone_and_a_returning_one_misses_nothing(serve, http, server):
+    app = serve("tests.apps.push:app", server)
+
+    def publish(text):
+        return http.post(f"{app.url}/publish/a", content=text).raise_for_status().text
+
+    def connected():
+        return set(http.get(f"{app.url}/connected/a").json())
+
+    steady = RawSubscriber(stream_url(app, "a"))
+    killed = RawSubscriber(stream_url(app, "a"))
+    returning = RawSubscriber(stream_url(app, "a"))
+    eventually(lambda: len(connected()) == 3)
+    first = publish("1")
+    assert [event.id for event in parse(returning.until(b"data: 1\n\n"))] == [first]
+    killed.vanish()
+    returning.close()
+    eventually(lambda: len(connected()) == 1)
+    assert http.get(f"{app.url}/counters").json()["indexed"] == 1
+    publish("2")
+    publish("3")
+    back = RawSubscriber(stream_url(app, "a"), headers={"Last-Event-ID": first})
+    publish("4")
+    assert [event.data for event in parse(back.until(b"data: 4\n\n"))] == ["2", "3", "4"]
+    everything = [event.data for event in parse(steady.until(b"data: 4\n\n"))]
+    assert everything == ["1", "2", "3", "4"]
+
+
+@every_server
+def test_a_client_that_never_reads_is_disconnected_and_holds_nothing_up(serve, http, server):
+    app = serve(
+        "tests.apps.push:app",
+        server,
+        QUART_MERCURE_HUB_QUEUE_EVENTS="50",
+        QUART_MERCURE_HUB_QUEUE_BYTES="200000",
+    )
+    healthy = RawSubscriber(stream_url(app, "a"))
+    stalled = RawSubscriber(stream_url(app, "a"), buffer=4096)
+    filler = "x" * 100_000
+    sent = 0
+
+    def counters():
+        return http.get(f"{app.url}/counters").json()
+
+    while not counters()["slow_clients"]:
+        assert sent < 1000, "the stalled client is noticed before it has cost much memory"
+        http.post(f"{app.url}/publish/a", params={"id": f"n{sent}"}, content=f"{filler}{sent}")
+        received = healthy.until(f"x{sent}\n\n".encode())
+        sent += 1
+    eventually(lambda: counters()["subscribers"] == 1)
+    ids = [event.id for event in parse(received)]
+    assert ids == [f"n{number}" for number in range(sent)]
+    healthy.close()
+    assert app.stop() == EXIT_STATUS[server]
+    stalled.close()
+
+
+EXIT_STATUS = {
+    "hypercorn": 0,
+    "granian": 0,
+    # uvicorn ends by the signal it was sent, with or without open streams.
+    "uvicorn": -signal.SIGTERM,
+}
+
+
+@every_server
+def test_sigterm_ends_two_hundred_streams_within_the_grace(serve, server):
+    app = serve("tests.apps.push:app", server)
+    subscribers = [RawSubscriber(stream_url(app, "a")) for _ in range(200)]
+    begun = time.monotonic()
+    assert app.stop(timeout=10) == EXIT_STATUS[server]
+    assert time.monotonic() - begun < 5  # hypercorn's grace in these tests
+    for subscriber in subscribers:
+        assert b"retry: " in subscriber.until_it_ends()
+    log = app.log.read_text()
+    for noise in ("Task was destroyed", "Traceback", "ERROR", "never retrieved", "Cancel "):
+        assert noise not in log
+
+
+@every_server
+def test_the_hub_and_the_application_share_a_server(serve, http, server):
+    app = serve("tests.apps.push:app", server)
+    assert http.get(f"{app.url}/").text == "ok"
+    refused = http.get(f"{app.url}{HUB}")
+    assert (refused.status_code, refused.text) == (400, 'missing "topic" parameter')
+    head = http.head(f"{app.url}{HUB}", params={"topic": "a"})
+    assert head.headers["content-type"] == "text/event-stream"
+
+
+def test_a_hub_is_served_alone(serve, http):
+    hub = serve("examples.chat.hub:hub", "uvicorn")
+    subscriber = RawSubscriber(stream_url(hub, "a"))
+    assert subscriber.status == 200
+    assert http.get(f"{hub.url}{HUB}/subscriptions").status_code == 401
