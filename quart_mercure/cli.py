@@ -7,8 +7,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 import click
-from quart import current_app
-from quart.cli import AppGroup
+from quart.cli import AppGroup, ScriptInfo, pass_script_info
 
 from .errors import MercureError
 
@@ -22,12 +21,12 @@ _TOPIC = click.option(
 )
 
 
-def _sse() -> MercureSSE:
-    sse: MercureSSE = current_app.extensions["mercure_sse"]
+def _sse(info: ScriptInfo) -> MercureSSE:
+    sse: MercureSSE = info.load_app().extensions["mercure_sse"]
     return sse
 
 
-@cli.command(with_appcontext=False)
+@cli.command()
 def gen_secret_key() -> None:
     """Print a new secret key, for MERCURE_SUBSCRIBER_SECRET_KEY or MERCURE_PUBLISHER_SECRET_KEY."""
     click.echo(secrets.token_hex(32))
@@ -35,16 +34,18 @@ def gen_secret_key() -> None:
 
 @cli.command()
 @_TOPIC
-def subscriber_jwt(topic: tuple[str, ...]) -> None:
-    """Print a token to subscribe to topics with."""
-    click.echo(_sse().create_subscription_jwt(list(topic)))
+@pass_script_info
+def subscriber_jwt(info: ScriptInfo, topic: tuple[str, ...]) -> None:
+    """Print a token to subscribe to topics with; it has no payload."""
+    click.echo(_sse(info).create_jwt("subscriber_secret_key", subscribe=list(topic)))
 
 
 @cli.command()
 @_TOPIC
-def publisher_jwt(topic: tuple[str, ...]) -> None:
+@pass_script_info
+def publisher_jwt(info: ScriptInfo, topic: tuple[str, ...]) -> None:
     """Print a token to publish to topics with."""
-    click.echo(_sse().create_jwt("publisher_secret_key", publish=list(topic)))
+    click.echo(_sse(info).create_jwt("publisher_secret_key", publish=list(topic)))
 
 
 @cli.command()
@@ -56,7 +57,9 @@ def publisher_jwt(topic: tuple[str, ...]) -> None:
 @click.option("--retry", type=int, help="Reconnection time for browsers, in milliseconds.")
 @click.argument("topic")
 @click.argument("data")
+@pass_script_info
 def publish(
+    info: ScriptInfo,
     topic: str,
     data: str,
     hub: str | None,
@@ -67,7 +70,7 @@ def publish(
     retry: int | None,
 ) -> None:
     """Publish DATA to TOPIC and print the identifier of the update."""
-    sse = _sse()
+    sse = _sse(info)
     if hub is None and sse.hub is not None:
         raise click.UsageError(
             "the hub of this application lives in its server process: give that hub's URL with "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import jinja_super_macros
@@ -12,7 +13,7 @@ from jinja2.filters import do_xmlattr
 from jinja2.nodes import EvalContext
 from jinja_super_macros.registry import MacroRegistry
 from markupsafe import Markup
-from quart import Quart
+from quart import Quart, has_app_context
 
 if TYPE_CHECKING:
     from .extension import MercureSSE
@@ -104,18 +105,20 @@ class Components:
     async def _render(
         self, macro: str, template: str | None, args: tuple[Any, ...], properties: dict[str, Any]
     ) -> Markup:
-        async with self._app.app_context():
-            environment = self._app.jinja_env
+        async with nullcontext() if has_app_context() else self._app.app_context():
             function: Any
             if template is None:
-                function = environment.globals[macro]
+                function = self._registry.environment.globals[macro]
             else:
-                context: dict[str, Any] = {}
-                await self._app.update_template_context(context)
-                module = await environment.get_template(template).make_module_async(context)
-                function = getattr(module, macro)
+                function = getattr(await self._module(template), macro)
             rendered = function(*args, **properties)
             return Markup(await rendered if inspect.isawaitable(rendered) else rendered)
+
+    async def _module(self, template: str) -> Any:
+        """Return a template's macros, with what the application's templates see."""
+        context: dict[str, Any] = {}
+        await self._app.update_template_context(context)
+        return await self._app.jinja_env.get_template(template).make_module_async(context)
 
 
 def install(app: Quart, sse: MercureSSE) -> None:

@@ -136,9 +136,7 @@ def test_a_conversation_over_the_embedded_hub(browser, chat):
 
 def test_the_same_conversation_over_a_hub_in_another_process(browser, chat, serve):
     port = free_port()
-    hub = serve(
-        "examples.chat.hub:hub", "hypercorn", CHAT_ORIGINS=f"http://127.0.0.1:{port}"
-    )
+    hub = serve("examples.chat.hub:hub", "hypercorn", CHAT_ORIGINS=f"http://127.0.0.1:{port}")
     server = chat(port, QUART_MERCURE_HUB_URL=f"{hub.url}/.well-known/mercure")
     a_conversation(browser, server.url)
 
