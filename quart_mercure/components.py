@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import jinja_super_macros
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from jinja2.filters import do_xmlattr
 from jinja2.nodes import EvalContext
 from jinja_super_macros.registry import MacroRegistry
 from markupsafe import Markup
-from quart import Quart, has_app_context
+from quart import Quart, has_app_context, render_template
 
 if TYPE_CHECKING:
     from .extension import MercureSSE
@@ -89,6 +89,7 @@ class Components:
     def __init__(self, app: Quart, registry: ComponentRegistry) -> None:
         self._app = app
         self._registry = registry
+        self._calls: dict[str, Template] = {}
 
     def __getattr__(self, name: str) -> Callable[..., Rendering]:
         if name.startswith("_"):
@@ -106,19 +107,21 @@ class Components:
         self, macro: str, template: str | None, args: tuple[Any, ...], properties: dict[str, Any]
     ) -> Markup:
         async with nullcontext() if has_app_context() else self._app.app_context():
-            function: Any
             if template is None:
-                function = self._registry.environment.globals[macro]
-            else:
-                function = getattr(await self._module(template), macro)
-            rendered = function(*args, **properties)
-            return Markup(await rendered if inspect.isawaitable(rendered) else rendered)
+                function: Any = self._registry.environment.globals[macro]
+                return Markup(await function(*args, **properties))
+            # Quart takes a template as well as a name, though it does not say so.
+            name: Any = self._call(macro, template)
+            return Markup(await render_template(name, args_=args, properties_=properties))
 
-    async def _module(self, template: str) -> Any:
-        """Return a template's macros, with what the application's templates see."""
-        context: dict[str, Any] = {}
-        await self._app.update_template_context(context)
-        return await self._app.jinja_env.get_template(template).make_module_async(context)
+    def _call(self, macro: str, template: str) -> Template:
+        """Return a template that only calls a macro; it is compiled once."""
+        if macro not in self._calls:
+            self._calls[macro] = self._app.jinja_env.from_string(
+                f'{{% from "{template}" import {macro} with context %}}'
+                f"{{{{ {macro}(*args_, **properties_) }}}}"
+            )
+        return self._calls[macro]
 
 
 def install(app: Quart, sse: MercureSSE) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import metadata
@@ -94,6 +96,7 @@ async def test_the_quick_start_as_a_user_runs_it(tmp_path):
         env=coverage_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=True,  # the reloader runs the application in a process of its own
     )
     try:
         while b"Running on http" not in process.stdout.readline():
@@ -106,7 +109,7 @@ async def test_the_quick_start_as_a_user_runs_it(tmp_path):
         [event] = parse(subscriber.until(b"hello\n\n"))
         assert (event.id, event.data) == (identifier, "hello")
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(15)
         process.stdout.close()
 

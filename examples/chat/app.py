@@ -59,4 +59,4 @@ async def logout():
 
 
 if __name__ == "__main__":
-    app.run(port=int(os.environ.get("PORT", "5000")), debug=True)
+    app.run(port=int(os.environ.get("PORT", "5000")), debug=True, use_reloader=False)
