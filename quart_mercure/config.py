@@ -164,6 +164,9 @@ class MercureConfig:
     hub_cors_origins: tuple[str, ...] = _key(
         (), _origins, "origins whose pages may use the embedded hub from another host"
     )
+    hub_publish_origins: tuple[str, ...] = _key(
+        (), _origins, "origins whose pages may publish to the embedded hub with the cookie"
+    )
     hub_shutdown_timeout: float = _key(
         1.0, _number(0), "open streams are ended over so long when the server stops"
     )
@@ -217,6 +220,7 @@ class MercureConfig:
             queue_events=self.hub_queue_events,
             queue_bytes=self.hub_queue_bytes,
             cors_origins=self.hub_cors_origins,
+            publish_origins=self.hub_publish_origins,
             shutdown_timeout=self.hub_shutdown_timeout,
         )
 

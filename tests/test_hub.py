@@ -315,6 +315,26 @@ async def test_every_topic_must_be_granted(hub, token, status):
         assert hub.last_event_id == "earliest"
 
 
+PAGES = [
+    ({}, 403),
+    ({"origin": "https://evil.example"}, 403),
+    ({"origin": "null"}, 403),
+    ({"referer": "https://evil.example/https://hub.example"}, 403),
+    ({"origin": "https://hub.example"}, 200),
+    ({"referer": "https://hub.example/page?x"}, 200),
+    ({"origin": "https://trusted.example"}, 200),
+]
+
+
+@pytest.mark.parametrize(("headers", "status"), PAGES)
+async def test_another_sites_page_cannot_publish_with_a_cookie(headers, status):
+    hub = Hub(options(publish_origins=("https://trusted.example",)))
+    cookie = {"cookie": f"mercureAuthorization={publisher('*')}", "host": "hub.example"}
+    assert (await post(hub, "topic=a", "", **cookie, **headers)).status == status
+    with_token = await post(hub, "topic=a", **cookie, **headers)
+    assert with_token.status == 200, "a token that the page itself holds is no forgery"
+
+
 async def test_publishing_over_http_can_be_off():
     hub = Hub(options(allow_publish=False))
     answer = await post(hub, "topic=a")
@@ -702,6 +722,18 @@ async def test_a_preflight_lets_htmx_and_tokens_through():
     assert answer.headers["access-control-allow-origin"] == PAGE
 
 
+async def test_a_blocked_stream_is_not_kept_alive_twice():
+    hub = Hub(options(keepalive_interval=0.01))
+    stalled = asyncio.create_task(_stream_that_never_reads(hub))
+    healthy = await subscribe(hub, "topic=a")
+    await publish(hub, "a", "1")
+    await healthy.until(lambda it: it.body.count(b":\n") >= 3)
+    [blocked] = [one for one in hub.broker if one.queue]
+    assert len(blocked.queue) == 1
+    await hub.aclose()
+    await stalled
+
+
 # Where the hub is -------------------------------------------------------------------------------
 
 
@@ -712,6 +744,16 @@ async def test_a_preflight_lets_htmx_and_tokens_through():
 async def test_a_hub_finds_itself_below_a_root_path(hub, path, root_path):
     stream = Exchange(hub, "GET", f"{path}?topic=a", root_path=root_path)
     assert (await stream.opened()).status == 200
+
+
+async def test_a_hub_is_served_by_one_event_loop(hub):
+    await subscribe(hub, "topic=a")
+
+    def serve_elsewhere():
+        asyncio.run(request(hub, "GET", PATH))
+
+    with pytest.raises(RuntimeError, match="another event loop"):
+        await asyncio.to_thread(serve_elsewhere)
 
 
 async def test_publishing_from_another_event_loop_is_delivered_on_the_hubs(hub):

@@ -12,9 +12,10 @@ from urllib.parse import quote
 from ..errors import InvalidUpdate, RequestRejected, SubscriptionNotFound
 from ..tokens import ANONYMOUS, Grants
 from ..update import Update
-from . import authorization, presence, protocol, servers
+from . import authorization, presence, protocol
 from .broker import Broker, Subscriber
 from .clock import Clock
+from .lifetime import Lifetime
 from .matchers import parse_selector
 from .options import HubOptions
 from .protocol import Request, Response
@@ -48,18 +49,14 @@ class Hub:
         self.broker = Broker(self._transport, options.queue_events, options.queue_bytes)
         self._clock = Clock()
         self._streams: set[Stream] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._signals: servers.SignalListener | None = None
-        self._watched_worker: Any = None
-        self._worker_watch: asyncio.Task[None] | None = None
-        self._drain: asyncio.Task[None] | None = None
+        self._lifetime = Lifetime(self._end_streams)
 
     # Publishing ---------------------------------------------------------------------------------
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop that serves; `None` before and after."""
-        return self._loop
+        return self._lifetime.loop
 
     @property
     def last_event_id(self) -> str:
@@ -80,7 +77,7 @@ class Hub:
         updates = tuple(updates)
         for update in updates:
             self._refuse_reserved(update)
-        serving = self._loop
+        serving = self.loop
         if serving is None or serving is asyncio.get_running_loop() or not serving.is_running():
             await self._publish_here(updates)
         else:
@@ -112,37 +109,19 @@ class Hub:
             raise RuntimeError(f"a hub does not speak {scope['type']}")
 
     def start(self) -> None:
-        """Make the running event loop the hub's own and listen for the server's shutdown."""
-        loop = asyncio.get_running_loop()
-        if self._loop is loop:
-            return
-        self._forget_loop()
-        self._loop = loop
-        self._signals = servers.SignalListener(self.begin_shutdown, loop)
-        self._signals.start()
+        """Make the running event loop the hub's own; done by the lifespan or the first request."""
+        self._lifetime.start()
 
     def begin_shutdown(self) -> None:
         """Refuse new streams and end the open ones, spread over `shutdown_timeout` seconds."""
-        if self._drain is None and self._loop is not None:
-            self._drain = self._loop.create_task(self._end_streams())
+        self._lifetime.begin_shutdown()
 
     async def aclose(self) -> None:
         """End every stream and wait for that; the hub can be started again afterwards."""
-        self.start()
-        self.begin_shutdown()
-        if self._drain is not None:
-            await self._drain
+        await self._lifetime.drained()
         await self._transport.aclose()
-        self._forget_loop()
-
-    def _forget_loop(self) -> None:
-        if self._signals is not None:
-            self._signals.stop()
-        if self._worker_watch is not None:
-            self._worker_watch.cancel()
         self._clock.stop()
-        self._loop = self._signals = self._drain = None
-        self._watched_worker = self._worker_watch = None
+        self._lifetime.forget()
 
     async def _end_streams(self) -> None:
         loop = asyncio.get_running_loop()
@@ -156,7 +135,7 @@ class Hub:
             stream.end(retry=random.randint(500, 3000))
         deadline = loop.time() + _LAST_WORD_TIMEOUT
         while self._streams and loop.time() < deadline:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(_SHORTEST_PAUSE)
         for stream in tuple(self._streams):
             stream.drop()
 
@@ -170,19 +149,6 @@ class Hub:
                 await self.aclose()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-
-    def _watch_worker(self, send: Send) -> None:
-        """Begin the shutdown when hypercorn's worker ends, which no signal tells it."""
-        terminated = servers.termination_event(send)
-        if terminated is None or terminated is self._watched_worker or self._loop is None:
-            return
-
-        async def watch() -> None:
-            await terminated.wait()
-            self.begin_shutdown()
-
-        self._watched_worker = terminated
-        self._worker_watch = self._loop.create_task(watch())
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.start()
@@ -245,7 +211,9 @@ class Hub:
         return authorization.authorize(request, key, options.algorithm, options.cookie_name)
 
     async def _publish(self, request: Request, receive: Receive) -> Response:
-        grants = self._grants(request, self.options.publisher_key)
+        options = self.options
+        authorization.refuse_forgery(request, options.cookie_name, options.publish_origins)
+        grants = self._grants(request, options.publisher_key)
         if grants is None:
             raise RequestRejected(401, "publishing needs a token", authorization.CHALLENGE)
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -273,11 +241,11 @@ class Hub:
         if grants is None and not self.options.allow_anonymous:
             raise RequestRejected(401, "subscribing needs a token", authorization.CHALLENGE)
         wanted = protocol.parse_subscribe(request)
-        if self._drain is not None:
+        if self._lifetime.ending:
             raise RequestRejected(503, "the hub is shutting down", (("retry-after", "1"),))
         if request.method == "HEAD":
             return Response(200, headers=protocol.STREAM_HEADERS)
-        self._watch_worker(send)
+        self._lifetime.watch_worker(send)
         subscriber, replay = await self.broker.subscribe(wanted, grants or ANONYMOUS)
         head = (*protocol.STREAM_HEADERS, *headers)
         if replay is not None:
@@ -292,7 +260,7 @@ class Hub:
             expiry()
             self._streams.discard(stream)
             self.broker.unsubscribe(subscriber)
-            if self._drain is None:
+            if not self._lifetime.ending:
                 await self._announce(subscriber, active=False)
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from urllib.parse import urlsplit
 
 import jwt
 
@@ -49,6 +50,22 @@ def find_token(request: Request, cookie_name: str) -> str | None:
     if in_query:
         return in_query[0]
     return cookies(request.headers).get(cookie_name) or None
+
+
+def refuse_forgery(request: Request, cookie_name: str, origins: tuple[str, ...]) -> None:
+    """Refuse (403) what another site's page may have made a browser send along with its cookie.
+
+    A request that is authorized by a cookie alone must come from a page of the hub's own host, or
+    of one of `origins` (`"*"` is all of them).
+    """
+    explicit = "authorization" in request.headers or request.query_values("authorization")
+    if explicit or cookie_name not in cookies(request.headers):
+        return
+    page = request.headers.get("origin") or request.headers.get("referer", "")
+    scheme, host = urlsplit(page)[:2]
+    own = host != "" and host == request.headers.get("host")
+    if not own and "*" not in origins and f"{scheme}://{host}" not in origins:
+        raise RequestRejected(403, "pages of this origin may not publish with a cookie")
 
 
 def cookies(headers: Mapping[str, str]) -> dict[str, str]:

@@ -37,7 +37,7 @@ class Clock:
     def call_later(self, delay: float, callback: Callable[[], None]) -> Alarm:
         """Call back in `delay` seconds, or up to one granularity later."""
         loop = asyncio.get_running_loop()
-        tick = int((loop.time() + delay) / self._granularity) + 1
+        tick = int((loop.time() + max(delay, 0.0)) / self._granularity) + 1
         alarm = Alarm(callback)
         bucket = self._buckets.get(tick)
         if bucket is None:
@@ -50,7 +50,7 @@ class Clock:
 
     def call_at_epoch(self, when: float, callback: Callable[[], None]) -> Alarm:
         """Call back at `when`, in seconds since the epoch."""
-        return self.call_later(max(0.0, when - time.time()), callback)
+        return self.call_later(when - time.time(), callback)
 
     def stop(self) -> None:
         """Forget every alarm."""

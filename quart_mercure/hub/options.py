@@ -25,6 +25,7 @@ class HubOptions:
         cookie_name: the cookie that may hold a token.
         cors_origins: the origins whose pages may use the hub with credentials; `"*"` in it lets
             every origin in, but without credentials.
+        publish_origins: the other origins whose pages may publish with the cookie.
         queue_events: how many events may wait for one client before it is disconnected.
         queue_bytes: how many bytes may.
         shutdown_timeout: over how long open streams are ended when the server stops.
@@ -43,6 +44,7 @@ class HubOptions:
     reconciliation_length: int = 500
     cookie_name: str = "mercureAuthorization"
     cors_origins: tuple[str, ...] = ()
+    publish_origins: tuple[str, ...] = ()
     queue_events: int = 1000
     queue_bytes: int = 1024 * 1024
     shutdown_timeout: float = 1.0

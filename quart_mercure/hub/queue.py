@@ -117,4 +117,4 @@ class ClientQueue:
 
 
 def nothing() -> None:
-    """Nobody waits."""
+    """Stand in where nobody is to be called."""

@@ -9,6 +9,7 @@ from typing import Any
 from . import servers
 from .broker import Subscriber
 from .clock import Alarm, Clock
+from .queue import nothing
 from .transport import Event
 
 Receive = Callable[[], Awaitable[Any]]
@@ -51,7 +52,7 @@ class Stream:
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
-            self.subscriber.on_evicted = _nothing
+            self.subscriber.on_evicted = nothing
             for task in (self._pump, watch):
                 task.cancel()
             await asyncio.gather(self._pump, watch, return_exceptions=True)
@@ -84,18 +85,15 @@ class Stream:
             pass
 
     def _keep_alive(self) -> None:
-        silence = self._loop.time() - self._last_sent
-        if silence >= self._keepalive and not self.subscriber.queue:
-            self.subscriber.queue.put(KEEPALIVE)
-            silence = 0
-        self._alarm = self._clock.call_later(self._keepalive - silence, self._keep_alive)
+        remaining = self._last_sent + self._keepalive - self._loop.time()
+        if remaining <= 0:
+            remaining = self._keepalive
+            if not self.subscriber.queue:
+                self.subscriber.queue.put(KEEPALIVE)
+        self._alarm = self._clock.call_later(remaining, self._keep_alive)
 
     def drop(self) -> None:
         """End a client that fell behind, even in the middle of a `send` that never returns."""
         if self._pump is not None:
             self._pump.cancel()
         servers.abort(self._send)
-
-
-def _nothing() -> None:
-    """Do nothing: the stream is over."""
