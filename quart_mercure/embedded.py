@@ -11,7 +11,7 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class HubInFront:
-    """Hands the requests below the hub's path to the hub, and all others to the application.
+    """Hands the requests that are the hub's to the hub, and all others to the application.
 
     `hub` is asked at each request, because an application may be put in debug mode after it was
     made. `on_shutdown` is awaited when the application has ended.
@@ -20,12 +20,10 @@ class HubInFront:
     def __init__(
         self,
         app: ASGIApp,
-        path: str,
         hub: Callable[[], Hub | None],
         on_shutdown: Callable[[], Awaitable[None]],
     ) -> None:
         self._app = app
-        self._path = path
         self._hub = hub
         self._on_shutdown = on_shutdown
 
@@ -33,14 +31,17 @@ class HubInFront:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
-        elif scope["type"] == "http" and self._is_below(scope) and (hub := self._hub()):
+        elif scope["type"] == "http" and (hub := self._hub_of(scope)) is not None:
             await hub(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _is_below(self, scope: Any) -> bool:
+    def _hub_of(self, scope: Any) -> Hub | None:
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        return path == self._path or path.startswith(f"{self._path}/")
+        if not path.startswith("/.well-known/"):
+            return None
+        hub = self._hub()
+        return hub if hub is not None and hub.serves(path) else None
 
     async def _lifespan(self, scope: Any, receive: Any, send: Any) -> None:
         """Start the hub before the application and end its streams before it, too."""

@@ -65,7 +65,7 @@ class MercureSSE:
         self._clients = Clients(config.publish_timeout, config.publish_connections)
         app.extensions[EXTENSION] = self
         app.sse = self  # type: ignore[attr-defined]
-        front = HubInFront(app.asgi_app, DEFAULT_PATH, lambda: self.hub, self.aclose)
+        front = HubInFront(app.asgi_app, lambda: self.hub, self.aclose)
         app.asgi_app = front  # type: ignore[method-assign]
         app.register_blueprint(
             Blueprint(EXTENSION, __name__, static_folder="static", static_url_path=STATIC_PATH)

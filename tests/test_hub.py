@@ -178,7 +178,7 @@ async def test_a_token_that_is_not_valid_is_refused_everywhere(presence_hub, tok
     for url in (f"{PATH}?topic=a", f"{PATH}/subscriptions"):
         answer = await request(presence_hub, "GET", url, headers=bearer(token))
         assert answer.status == 401
-        assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+        assert answer.headers["www-authenticate"].startswith('Bearer error="invalid_token"')
         assert token not in answer.body.decode()
 
 
@@ -193,7 +193,8 @@ async def test_the_namespaced_claim_goes_first(hub):
 @pytest.mark.parametrize("header", ["Basic abc", "Bearer", "Bearer ", "abc"])
 async def test_an_authorization_header_must_be_a_bearer_token(hub, header):
     answer = await request(hub, "GET", f"{PATH}?topic=a", headers={"authorization": header})
-    assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"].startswith("Bearer resource_metadata=")
 
 
 async def test_the_scheme_is_read_in_any_case(hub):
@@ -205,7 +206,8 @@ async def test_the_scheme_is_read_in_any_case(hub):
 async def test_anonymous_subscribers_can_be_kept_out():
     hub = Hub(options(allow_anonymous=False))
     answer = await request(hub, "GET", f"{PATH}?topic=a")
-    assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"].startswith("Bearer resource_metadata=")
     stream = await subscribe(hub, "topic=a", headers=bearer(subscriber("a")))
     assert stream.status == 200
 
@@ -338,7 +340,7 @@ async def test_another_sites_page_cannot_publish_with_a_cookie(headers, status):
 async def test_publishing_over_http_can_be_off():
     hub = Hub(options(allow_publish=False))
     answer = await post(hub, "topic=a")
-    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS, QUERY")
 
 
 async def test_the_hubs_own_topics_cannot_be_published_in_process_either(hub):

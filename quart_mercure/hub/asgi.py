@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import InvalidUpdate, RequestRejected, SubscriptionNotFound
-from ..tokens import ANONYMOUS, Grants
+from ..errors import RequestRejected, SubscriptionNotFound
+from ..tokens import ANONYMOUS
 from ..update import Update
 from . import authorization, presence, protocol
 from .broker import Broker, Subscriber
@@ -18,9 +18,10 @@ from .clock import Clock
 from .lifetime import Lifetime
 from .matchers import parse_selector
 from .options import HubOptions
-from .protocol import Request, Response
+from .protocol import Request, Response, SubscriptionsRequest
+from .queue import nothing
 from .stream import Receive, Send, Stream
-from .transport import Transport
+from .transport import Event, Transport
 from .transport.memory import MemoryTransport
 
 logger = logging.getLogger("quart_mercure.hub")
@@ -92,10 +93,8 @@ class Hub:
                 await asyncio.sleep(0)
 
     def _refuse_reserved(self, update: Update) -> None:
-        try:
-            protocol.check_not_reserved(update.topics, self.options.path)
-        except RequestRejected as error:
-            raise InvalidUpdate("topic", error.reason.removeprefix('"topic" ')) from None
+        protocol.refuse_reserved_topics(update, self.options)
+        protocol.refuse_reserved_type(update, self.options)
 
     # Serving ------------------------------------------------------------------------------------
 
@@ -153,12 +152,13 @@ class Hub:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.start()
         headers: tuple[tuple[str, str], ...] = ()
+        request: Request | None = None
         try:
             request = self._read_request(scope)
             headers = protocol.cors_headers(request, self.options.cors_origins)
             response = await self._answer(request, headers, receive, send)
         except RequestRejected as error:
-            response = protocol.text_response(error.status, error.reason, error.headers)
+            response = protocol.error_response(request, error)
         if response is not None:
             await _send_response(send, response, headers, body=scope["method"] != "HEAD")
 
@@ -170,6 +170,7 @@ class Hub:
             headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
         return Request(
             method=scope["method"],
+            scheme=scope.get("scheme", "http"),
             path=path.removeprefix(self.options.path).rstrip("/"),
             query=protocol.parse_form(scope["query_string"]),
             headers=headers,
@@ -190,45 +191,55 @@ class Hub:
             raise RequestRejected(
                 405, f"{request.method} is not allowed here", (("allow", ", ".join(methods)),)
             )
+        if request.path == protocol.metadata_path(self.options):
+            return protocol.metadata_response(self.options)
         if request.path:
             return self._list_subscriptions(request)
         if request.method == "POST":
             return await self._publish(request, receive)
         return await self._subscribe(request, headers, receive, send)
 
+    def serves(self, path: str) -> bool:
+        """Return whether the hub answers at this path of the server."""
+        own = self.options.path
+        return path in (own, protocol.metadata_path(self.options)) or path.startswith(f"{own}/")
+
     def _methods(self, path: str) -> tuple[str, ...]:
+        options = self.options
         if not path:
-            publishing = ("POST",) if self.options.allow_publish else ()
-            return ("GET", "HEAD", "OPTIONS", *publishing)
-        if self.options.subscriptions and path.split("/")[1] == "subscriptions":
+            publishing = ("POST",) if options.allow_publish else ()
+            querying = ("QUERY",) if "1.0" in options.protocols else ()
+            return ("GET", "HEAD", "OPTIONS", *querying, *publishing)
+        listing = options.subscriptions and path.split("/")[1] == "subscriptions"
+        if listing or ("1.0" in options.protocols and path == protocol.metadata_path(options)):
             return ("GET", "HEAD", "OPTIONS")
         raise RequestRejected(404, "there is nothing at this path")
 
     # Handlers -----------------------------------------------------------------------------------
 
-    def _grants(self, request: Request, key: str | bytes) -> Grants | None:
-        options = self.options
-        return authorization.authorize(request, key, options.algorithm, options.cookie_name)
-
     async def _publish(self, request: Request, receive: Receive) -> Response:
         options = self.options
-        authorization.refuse_forgery(request, options.cookie_name, options.publish_origins)
-        grants = self._grants(request, options.publisher_key)
+        authorization.refuse_forgery(request, options)
+        grants = authorization.authorize(request, options.publisher_key, options)
         if grants is None:
-            raise RequestRejected(401, "publishing needs a token", authorization.CHALLENGE)
-        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type != "application/x-www-form-urlencoded":
-            raise RequestRejected(415, "the body must be application/x-www-form-urlencoded")
-        update = protocol.parse_publish(await _read_body(receive, self.options.max_body))
+            headers = protocol.challenge(request, options)
+            raise RequestRejected(401, "publishing needs a token", headers)
+        body = await self._read_form(request, receive)
+        update = protocol.parse_publish(body, options, grants.version)
         if not grants.may_publish(update.topics):
             raise RequestRejected(
                 403,
                 "the token does not grant publishing to every topic of the update",
-                authorization.INSUFFICIENT_SCOPE,
+                protocol.challenge(request, options, error="insufficient_scope"),
             )
-        protocol.check_not_reserved(update.topics, self.options.path)
         await self.publish(update)
         return protocol.text_response(200, update.id)
+
+    async def _read_form(self, request: Request, receive: Receive) -> bytes:
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type != protocol.FORM:
+            raise RequestRejected(415, f"the body must be {protocol.FORM}")
+        return await _read_body(receive, self.options.max_body)
 
     async def _subscribe(
         self,
@@ -237,10 +248,13 @@ class Hub:
         receive: Receive,
         send: Send,
     ) -> Response | None:
-        grants = self._grants(request, self.options.subscriber_key)
-        if grants is None and not self.options.allow_anonymous:
-            raise RequestRejected(401, "subscribing needs a token", authorization.CHALLENGE)
-        wanted = protocol.parse_subscribe(request)
+        options = self.options
+        grants = authorization.authorize(request, options.subscriber_key, options)
+        if grants is None and not options.allow_anonymous:
+            headers = protocol.challenge(request, options)
+            raise RequestRejected(401, "subscribing needs a token", headers)
+        body = await self._read_form(request, receive) if request.method == "QUERY" else b""
+        wanted = protocol.parse_subscribe(request, options, protocol.parse_form(body))
         if self._lifetime.ending:
             raise RequestRejected(503, "the hub is shutting down", (("retry-after", "1"),))
         if request.method == "HEAD":
@@ -249,82 +263,69 @@ class Hub:
         subscriber, replay = await self.broker.subscribe(wanted, grants or ANONYMOUS)
         head = (*protocol.STREAM_HEADERS, *headers)
         if replay is not None:
-            head = (*head, ("last-event-id", protocol.header_value(replay.preceding_id)))
-        stream = Stream(subscriber, self._clock, self.options.keepalive_interval, receive, send)
+            head = (*head, *protocol.event_id_headers(wanted, replay.preceding_id))
+        stream = Stream(subscriber, self._clock, options.keepalive_interval, receive, send)
+        await self._serve_stream(stream, head, replay.events if replay else ())
+        return None
+
+    async def _serve_stream(
+        self, stream: Stream, head: tuple[tuple[str, str], ...], missed: Sequence[Event]
+    ) -> None:
+        subscriber = stream.subscriber
         self._streams.add(stream)
-        expiry = self._end_at_expiry(stream)
+        forget_expiry = self._end_at_expiry(stream)
         try:
             await self._announce(subscriber, active=True)
-            await stream.run(_encode_headers(head), replay.events if replay else ())
+            await stream.run(_encode_headers(head), missed)
         finally:
-            expiry()
+            forget_expiry()
             self._streams.discard(stream)
             self.broker.unsubscribe(subscriber)
             if not self._lifetime.ending:
                 await self._announce(subscriber, active=False)
-        return None
 
     def _end_at_expiry(self, stream: Stream) -> Callable[[], None]:
         """End the stream when its token expires; return what takes that back."""
         expires_at = stream.subscriber.grants.expires_at
         if expires_at is None:
-            return lambda: None
+            return nothing
         return self._clock.call_at_epoch(expires_at, stream.end).cancel
 
     async def _announce(self, subscriber: Subscriber, *, active: bool) -> None:
-        if not self.options.subscriptions:
-            return
-        for matcher in subscriber.matchers:
-            await self._transport.announce(
-                presence.subscription_update(
-                    self.options.path,
-                    subscriber,
-                    matcher,
-                    self.options.subscription_event_type,
-                    active=active,
-                )
-            )
+        if self.options.subscriptions:
+            for update in presence.announcements(self.options, subscriber, active=active):
+                await self._transport.announce(update)
 
     def _list_subscriptions(self, request: Request) -> Response:
-        grants = self._grants(request, self.options.subscriber_key)
+        options = self.options
+        grants = authorization.authorize(request, options.subscriber_key, options)
         if grants is None:
-            raise RequestRejected(
-                401, "reading the subscriptions needs a token", authorization.CHALLENGE
-            )
-        path = self.options.path + request.path
+            headers = protocol.challenge(request, options)
+            raise RequestRejected(401, "reading the subscriptions needs a token", headers)
+        path = options.path + request.path
         if not grants.may_receive((path,)):
-            raise RequestRejected(
-                403, f"the token does not grant {path}", authorization.INSUFFICIENT_SCOPE
-            )
-        topic, subscriber_id = protocol.parse_subscriptions_path(request.path)
+            headers = protocol.challenge(request, options, error="insufficient_scope")
+            raise RequestRejected(403, f"the token does not grant {path}", headers)
+        asked = protocol.parse_subscriptions_path(request.path, options, grants.version)
         try:
-            document = self.subscriptions(topic, subscriber_id)
-        except SubscriptionNotFound:
-            raise RequestRejected(404, "there is no such subscription") from None
-        fresh = request.headers.get("if-none-match")
-        return protocol.json_response(document, self.last_event_id, fresh)
+            document = presence.answer(self.broker, options, asked, self.last_event_id)
+        except SubscriptionNotFound as error:
+            raise RequestRejected(404, str(error)) from None
+        return protocol.document_response(
+            request, options, document, self.last_event_id, asked.version
+        )
 
     def subscriptions(
         self, topic: str | None = None, subscriber_id: str | None = None
     ) -> dict[str, Any]:
         """Return the document of the open subscriptions: all, those to `topic`, or just one.
 
-        Raises `SubscriptionNotFound` when there is no such one.
+        It is in the form of the 0.x protocol. Raises `SubscriptionNotFound` when there is no such
+        one.
         """
-        path = self.options.path
-        if topic is None:
-            found = [(one, each) for one in self.broker for each in one.matchers]
-        else:
-            matcher = parse_selector(topic)
-            found = [(one, matcher) for one in self.broker.subscribers_of(matcher)]
-        if subscriber_id is None:
-            documents = (presence.subscription_document(path, *pair) for pair in found)
-            address = presence.collection_path(path, topic)
-            return presence.collection_document(address, self.last_event_id, documents)
-        for one, each in found:
-            if one.id == subscriber_id:
-                return presence.single_document(path, one, each, self.last_event_id)
-        raise SubscriptionNotFound(f"{subscriber_id} has no subscription to {topic}")
+        matcher = None if topic is None else parse_selector(topic)
+        asked = SubscriptionsRequest("0.x", matcher, subscriber_id)
+        return presence.answer(self.broker, self.options, asked, self.last_event_id)
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:

@@ -3,69 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
 
 from ..errors import InvalidToken, RequestRejected
-from ..tokens import Grants, grants_of
-from .protocol import Request
+from ..tokens import Grants, grants_of_claim, grants_of_details, is_access_token
+from .options import HubOptions
+from .protocol import Request, challenge
 
-CHALLENGE = (("www-authenticate", "Bearer"),)
-INVALID_TOKEN = (("www-authenticate", 'Bearer error="invalid_token"'),)
-INSUFFICIENT_SCOPE = (("www-authenticate", 'Bearer error="insufficient_scope"'),)
 MAX_TOKEN_LENGTH = 16 * 1024
 
 
-def authorize(
-    request: Request, key: str | bytes, algorithm: str, cookie_name: str
-) -> Grants | None:
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A token as it came with a request; `ambient` when the browser sends it by itself."""
+
+    token: str
+    ambient: bool = False
+
+
+def authorize(request: Request, key: str | bytes, options: HubOptions) -> Grants | None:
     """Return the grants of the request's token, or `None` when it carries none.
 
-    The `Authorization` header goes before the `authorization` query parameter, which goes before
-    the cookie. Raises `RequestRejected` (401) when the token found is not valid; the answer does
-    not say why, so as not to help someone who guesses.
+    Raises `RequestRejected` (401) when the token is not valid; the answer does not say why, so as
+    not to help someone who guesses (specification: Error Responses).
     """
-    token = find_token(request, cookie_name)
-    if token is None:
+    credential = find_credential(request, options)
+    if credential is None:
         return None
     try:
-        return verify(token, key, algorithm)
+        return verify(credential.token, key, options)
     except InvalidToken:
-        raise RequestRejected(401, "the token is not valid", INVALID_TOKEN) from None
+        headers = challenge(request, options, error="invalid_token")
+        raise RequestRejected(401, "the token is not valid", headers) from None
 
 
-def find_token(request: Request, cookie_name: str) -> str | None:
-    """Return the token that the request carries, wherever it is."""
+def find_credential(request: Request, options: HubOptions) -> Credential | None:
+    """Return the token that the request carries.
+
+    The `Authorization` header goes first; then the 0.x query parameter; then the cookies. In
+    protocol 1.0 alone no token is read from a URL.
+    """
     header = request.headers.get("authorization")
     if header is not None:
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise RequestRejected(401, "the Authorization header must be a Bearer token", CHALLENGE)
-        return token.strip()
-    in_query = request.query_values("authorization")
-    if len(in_query) > 1:
-        raise RequestRejected(400, 'the "authorization" parameter may be given once')
-    if in_query:
-        return in_query[0]
-    return cookies(request.headers).get(cookie_name) or None
+            raise RequestRejected(
+                401,
+                "the Authorization header must be a Bearer token",
+                challenge(request, options),
+            )
+        return Credential(token.strip())
+    if "0.x" in options.protocols:
+        in_query = request.query_values("authorization")
+        if len(in_query) > 1:
+            raise RequestRejected(400, 'the "authorization" parameter may be given once')
+        if in_query:
+            return Credential(in_query[0])
+    held = cookies(request.headers)
+    names = {"1.0": options.access_token_cookie_name, "0.x": options.cookie_name}
+    for version, name in names.items():
+        if version in options.protocols and held.get(name):
+            return Credential(held[name], ambient=True)
+    return None
 
 
-def refuse_forgery(request: Request, cookie_name: str, origins: tuple[str, ...]) -> None:
+def refuse_forgery(request: Request, options: HubOptions) -> None:
     """Refuse (403) what another site's page may have made a browser send along with its cookie.
 
-    A request that is authorized by a cookie alone must come from a page of the hub's own host, or
-    of one of `origins` (`"*"` is all of them).
+    A request that is authorized by a cookie must come from a page of the hub's own host, or of one
+    of `publish_origins` (`"*"` is all of them).
     """
-    explicit = "authorization" in request.headers or request.query_values("authorization")
-    if explicit or cookie_name not in cookies(request.headers):
+    credential = find_credential(request, options)
+    if credential is None or not credential.ambient:
         return
     page = request.headers.get("origin") or request.headers.get("referer", "")
-    scheme, host = urlsplit(page)[:2]
+    scheme, host = _scheme_and_host(page)
     own = host != "" and host == request.headers.get("host")
+    origins = options.publish_origins
     if not own and "*" not in origins and f"{scheme}://{host}" not in origins:
         raise RequestRejected(403, "pages of this origin may not publish with a cookie")
+
+
+def _scheme_and_host(url: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "", ""
+    return parts.scheme, parts.netloc
 
 
 def cookies(headers: Mapping[str, str]) -> dict[str, str]:
@@ -74,27 +102,39 @@ def cookies(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.strip(): value.strip().strip('"') for name, equals, value in pairs if equals}
 
 
-@lru_cache(maxsize=1024)
-def _checked_key(key: str | bytes, algorithm: str) -> str | bytes:
-    """Refuse a public key as an HMAC secret once, not at every request."""
-    jwt.get_algorithm_by_name(algorithm).prepare_key(key)
-    return key
+def verify(token: str, key: str | bytes, options: HubOptions) -> Grants:
+    """Return the grants of a token that is valid in a version of the protocol that is served.
 
-
-def verify(token: str, key: str | bytes, algorithm: str) -> Grants:
-    """Return the grants of a token, once its signature, `exp` and `nbf` are verified.
-
-    Raises `InvalidToken` when one of them is not right.
+    The token's header says which version it is of; it has no say in which key and which algorithm
+    it is verified with. Raises `InvalidToken`.
     """
     if len(token) > MAX_TOKEN_LENGTH:
         raise InvalidToken("the token is too long")
     try:
-        claims = jwt.decode(
-            token,
-            _checked_key(key, algorithm),
-            algorithms=[algorithm],
-            options={"verify_aud": False},
-        )
-    except jwt.InvalidTokenError as error:
+        header = jwt.get_unverified_header(token)
+        if "1.0" in options.protocols and is_access_token(header):
+            return _verify_access_token(token, key, options)
+        return _verify_legacy_token(token, key, options)
+    except (jwt.InvalidTokenError, jwt.InvalidKeyError) as error:
         raise InvalidToken(str(error)) from error
-    return grants_of(claims)
+
+
+def _verify_access_token(token: str, key: str | bytes, options: HubOptions) -> Grants:
+    """Verify a token of protocol 1.0 (RFC 9068, section 4; specification: Token Validation)."""
+    claims: dict[str, Any] = jwt.decode(
+        token,
+        key,
+        algorithms=[options.algorithm],
+        audience=options.audience,
+        issuer=options.trusted_issuer,
+        options={"require": ["iss", "exp", "aud"]},
+    )
+    return grants_of_details(claims, options.base)
+
+
+def _verify_legacy_token(token: str, key: str | bytes, options: HubOptions) -> Grants:
+    """Verify a token of protocol 0.x: its signature, `exp` and `nbf`."""
+    if "0.x" not in options.protocols:
+        raise InvalidToken("protocol 0.x is not served")
+    claims = jwt.decode(token, key, algorithms=[options.algorithm], options={"verify_aud": False})
+    return grants_of_claim(claims)

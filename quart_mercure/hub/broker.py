@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ..tokens import Grants
 from ..update import Update, new_id
-from .matchers import Matcher, MatcherType, any_matches
+from .matchers import Matcher, any_matches
 from .protocol import SubscribeRequest
 from .queue import ClientQueue, nothing
 from .transport import Event, Replay, Transport
@@ -135,7 +135,7 @@ class Broker:
         subscriber.queue.discard()
         subscriber.queue.on_caught_up = nothing
         for matcher in subscriber.matchers:
-            if matcher.type is MatcherType.EXACT:
+            if matcher.is_exact:
                 _discard(self._exact, matcher.pattern, subscriber)
             elif _discard(self._patterns, matcher, subscriber):
                 self._patterns_of_topic.clear()
@@ -143,7 +143,7 @@ class Broker:
 
     def subscribers_of(self, matcher: Matcher) -> Iterable[Subscriber]:
         """Return the subscribers that gave exactly this matcher."""
-        if matcher.type is MatcherType.EXACT:
+        if matcher.is_exact:
             return tuple(self._exact.get(matcher.pattern, ()))
         return tuple(self._patterns.get(matcher, ()))
 
@@ -154,7 +154,7 @@ class Broker:
     def _add(self, subscriber: Subscriber) -> None:
         self._subscribers[subscriber.id] = subscriber
         for matcher in subscriber.matchers:
-            if matcher.type is MatcherType.EXACT:
+            if matcher.is_exact:
                 self._exact.setdefault(matcher.pattern, {})[subscriber] = None
             else:
                 if matcher not in self._patterns:

@@ -1,7 +1,9 @@
 """Topic matchers: which topics an expression selects. Pure: nothing here waits.
 
-The 0.x protocol has one kind of expression, the *topic selector*: a topic, a URI template, or `*`.
-Template matching runs on RE2, whose time is linear in the topic's length whatever the template.
+Protocol 1.0 has exact matchers and URL patterns; 0.x has one kind of expression, the *topic
+selector*: a topic or a URI template. In both, `*` selects every topic. Patterns are matched by
+engines whose time is linear in the topic's length, whatever the pattern: RE2 for templates, Rust's
+regex for URL patterns.
 """
 
 from __future__ import annotations
@@ -11,45 +13,109 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from urllib.parse import unquote
 
 import re2
+from urlpattern import URLPattern
 
-from ..errors import InvalidMatcher
+from ..errors import InvalidMatcher, InvalidUpdate
+from ..update import check_text
 
 MAX_PATTERN_LENGTH = 4096
-"""The longest expression that is compiled, in characters."""
+"""The longest expression that is read, in characters."""
+
+WILDCARD = "*"
 
 
 class MatcherType(Enum):
-    """How the text of a matcher is read."""
+    """How the text of a matcher is read; the value is the name in protocol 1.0."""
 
-    ANY = "*"
     EXACT = "exact"
+    URL_PATTERN = "urlpattern"
     URI_TEMPLATE = "uritemplate"
 
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """An expression that selects topics: its text and how the text is read."""
+    """An expression that selects topics: its text and how the text is read.
+
+    `base` is the hub's URL, against which relative URL patterns and topics are resolved.
+    """
 
     type: MatcherType
     pattern: str
+    base: str = ""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it selects the one topic that is its text."""
+        return self.type is MatcherType.EXACT and self.pattern != WILDCARD
 
     def matches(self, topic: str) -> bool:
         """Return whether `topic` is selected."""
+        if self.pattern == WILDCARD:
+            return True
         if self.type is MatcherType.EXACT:
             return self.pattern == topic
-        if self.type is MatcherType.ANY:
-            return True
+        if self.type is MatcherType.URL_PATTERN:
+            return bool(_url_pattern(self.pattern, self.base).test(topic, self.base))
         return self.pattern == topic or _template_predicate(self.pattern)(topic)
 
 
-ANY = Matcher(MatcherType.ANY, "*")
-
-
 def exact(topic: str) -> Matcher:
-    """Return the matcher of this topic alone."""
+    """Return the matcher of this topic alone, or of all for `"*"`."""
     return Matcher(MatcherType.EXACT, topic)
+
+
+@lru_cache(maxsize=4096)
+def parse_matcher(type_name: str, text: str, base: str) -> Matcher:
+    """Read a topic matcher of protocol 1.0 (specification: Matcher Types).
+
+    Raises `InvalidMatcher` for a type that is not known, and for text that is too long, has
+    forbidden characters, or is no well-formed URL pattern.
+    """
+    names = (MatcherType.EXACT.value, MatcherType.URL_PATTERN.value)
+    if text == WILDCARD:  # recognised before the type is
+        return Matcher(MatcherType(type_name) if type_name in names else MatcherType.EXACT, text)
+    if type_name not in names:
+        raise InvalidMatcher(f"{type_name!r} is no matcher type")
+    if len(text) > MAX_PATTERN_LENGTH:
+        raise InvalidMatcher(f"a topic matcher is at most {MAX_PATTERN_LENGTH} characters long")
+    try:
+        check_text("match", text)
+    except InvalidUpdate as error:
+        raise InvalidMatcher(str(error)) from None
+    if type_name == MatcherType.EXACT.value:
+        return exact(text)
+    _url_pattern(text, base)
+    return Matcher(MatcherType.URL_PATTERN, text, base)
+
+
+@lru_cache(maxsize=4096)
+def _url_pattern(pattern: str, base: str) -> URLPattern:
+    try:
+        return URLPattern(pattern, base)
+    except ValueError as error:
+        raise InvalidMatcher(f"{pattern!r} is no URL pattern: {error}") from None
+
+
+_ANY_URL = URLPattern({})
+_UNRESERVED_OCTET = re.compile(
+    "%(?:2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])"
+)
+
+
+def resolved_path(topic: str, base: str) -> str | None:
+    """Return the path of a topic resolved against the hub's URL; `None` if it is no URL reference.
+
+    Dot segments are removed and percent-encoded unreserved characters decoded, so that all
+    spellings of a path are the same (specification: Publication).
+    """
+    found = _ANY_URL.exec(topic, base)
+    if found is None:
+        return None
+    path: str = found["pathname"]["input"]
+    return _UNRESERVED_OCTET.sub(lambda octet: unquote(octet[0]), path)
 
 
 @lru_cache(maxsize=4096)
@@ -61,8 +127,6 @@ def parse_selector(text: str) -> Matcher:
     """
     if len(text) > MAX_PATTERN_LENGTH:
         raise InvalidMatcher(f"a topic selector is at most {MAX_PATTERN_LENGTH} characters long")
-    if text == "*":
-        return ANY
     if "{" in text:
         try:
             _template_predicate(text)

@@ -12,9 +12,15 @@ class HubOptions:
     """The options of a `Hub`. Durations are in seconds, sizes in bytes.
 
     Attributes:
-        subscriber_key: verifies subscribers' tokens.
+        subscriber_key: verifies subscribers' tokens: a secret, or a public key in PEM.
         publisher_key: verifies publishers' tokens.
-        algorithm: the one signature algorithm that tokens may use.
+        algorithm: the one signature algorithm that these two keys are for.
+        protocols: the versions of the protocol that are served, of `"0.x"` and `"1.0"`.
+        url: the public URL of the hub, against which relative topics and URL patterns are resolved;
+            by default `path` on `https://localhost`.
+        resource_identifier: what the `aud` of a 1.0 token must be; by default `url`.
+        issuer: what the `iss` of a 1.0 token signed with the two keys must be; by default the
+            resource identifier.
         path: where the hub is served.
         allow_publish: whether updates may be published over HTTP.
         allow_anonymous: whether subscribers without a token receive public updates.
@@ -22,7 +28,8 @@ class HubOptions:
         subscription_event_type: the `event` of subscription events; `None` leaves them unnamed.
         keepalive_interval: how long a stream may be silent before a comment is sent; 0 for never.
         reconciliation_length: how many updates are kept for clients that come back.
-        cookie_name: the cookie that may hold a token.
+        cookie_name: the cookie that may hold a 0.x token.
+        access_token_cookie_name: the cookie that may hold a 1.0 token.
         cors_origins: the origins whose pages may use the hub with credentials; `"*"` in it lets
             every origin in, but without credentials.
         publish_origins: the other origins whose pages may publish with the cookie.
@@ -35,6 +42,10 @@ class HubOptions:
     subscriber_key: str | bytes
     publisher_key: str | bytes
     algorithm: str = "HS256"
+    protocols: tuple[str, ...] = ("0.x", "1.0")
+    url: str | None = None
+    resource_identifier: str | None = None
+    issuer: str | None = None
     path: str = DEFAULT_PATH
     allow_publish: bool = True
     allow_anonymous: bool = True
@@ -43,9 +54,25 @@ class HubOptions:
     keepalive_interval: float = 15.0
     reconciliation_length: int = 500
     cookie_name: str = "mercureAuthorization"
+    access_token_cookie_name: str = "__Secure-mercure_access_token"
     cors_origins: tuple[str, ...] = ()
     publish_origins: tuple[str, ...] = ()
     queue_events: int = 1000
     queue_bytes: int = 1024 * 1024
     shutdown_timeout: float = 1.0
     max_body: int = 1024 * 1024
+
+    @property
+    def base(self) -> str:
+        """The hub's URL."""
+        return self.url or f"https://localhost{self.path}"
+
+    @property
+    def audience(self) -> str:
+        """The hub's resource identifier."""
+        return self.resource_identifier or self.base
+
+    @property
+    def trusted_issuer(self) -> str:
+        """The issuer that the two keys belong to."""
+        return self.issuer or self.audience

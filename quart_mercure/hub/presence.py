@@ -1,30 +1,33 @@
 """Active subscriptions: the events that announce them and the documents that list them.
 
-Protocol 0.x (specification: Active Subscriptions). Values in a path are percent-encoded once.
+Both versions of the protocol tell of the same subscriptions, each at its own addresses and in its
+own words (specification: Active Subscriptions). Values in a path are percent-encoded once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
+from ..errors import SubscriptionNotFound
 from ..update import Update
-from .broker import Subscriber
-from .matchers import Matcher
+from .broker import Broker, Subscriber
+from .matchers import Matcher, MatcherType
+from .options import HubOptions
+from .protocol import RESERVED_TYPE, SubscriptionsRequest
 
 CONTEXT = "https://mercure.rocks/"
 
 
 def subscription_topic(hub_path: str, topic: str, subscriber_id: str | None = None) -> str:
-    """Return the topic, which is also the path, of one subscription or of all to `topic`."""
-    path = f"{hub_path}/subscriptions/{quote(topic, safe='')}"
-    return path if subscriber_id is None else f"{path}/{quote(subscriber_id, safe='')}"
+    """Return the topic, which is also the path, of one 0.x subscription or of all to `topic`."""
+    return _path(hub_path, topic, *(() if subscriber_id is None else (subscriber_id,)))
 
 
 def subscription_selector(hub_path: str, topic: str | None = None) -> str:
-    """Return the topic selector of everything about the subscriptions to `topic`.
+    """Return the 0.x topic selector of everything about the subscriptions to `topic`.
 
     It selects the events of each subscription and the address of their list.
     """
@@ -33,59 +36,109 @@ def subscription_selector(hub_path: str, topic: str | None = None) -> str:
     return f"{subscription_topic(hub_path, topic)}{{/subscriber}}"
 
 
+def _path(hub_path: str, *values: str) -> str:
+    return "/".join((f"{hub_path}/subscriptions", *(quote(value, safe="") for value in values)))
+
+
+def versions_of(matcher: Matcher, options: HubOptions) -> Iterator[str]:
+    """Return the versions of the protocol that have a name for a matcher."""
+    if "0.x" in options.protocols and matcher.type is not MatcherType.URL_PATTERN:
+        yield "0.x"
+    if "1.0" in options.protocols and matcher.type is not MatcherType.URI_TEMPLATE:
+        yield "1.0"
+
+
 def subscription_document(
-    hub_path: str, subscriber: Subscriber, matcher: Matcher, *, active: bool = True
+    options: HubOptions, subscriber: Subscriber, matcher: Matcher, version: str, *, active: bool
 ) -> dict[str, Any]:
     """Return the document of one subscription of one subscriber."""
-    document = {
-        "id": subscription_topic(hub_path, matcher.pattern, subscriber.id),
-        "type": "Subscription",
-        "subscriber": subscriber.id,
-        "topic": matcher.pattern,
-        "active": active,
-    }
-    if subscriber.grants.payload is not None:
-        document["payload"] = subscriber.grants.payload
+    document: dict[str, Any]
+    if version == "1.0":
+        name = matcher.type.value
+        document = {
+            "id": _path(options.path, name, matcher.pattern, subscriber.id),
+            "type": "subscription",
+            "match_type": name,
+            "match": matcher.pattern,
+        }
+    else:
+        document = {
+            "id": _path(options.path, matcher.pattern, subscriber.id),
+            "type": "Subscription",
+            "topic": matcher.pattern,
+        }
+    document |= {"subscriber": subscriber.id, "active": active}
+    payload = subscriber.grants.payload_of(matcher)
+    if payload is not None:
+        document["payload"] = payload
     return document
 
 
-def single_document(
-    hub_path: str, subscriber: Subscriber, matcher: Matcher, last_event_id: str
+def announcements(options: HubOptions, subscriber: Subscriber, *, active: bool) -> Iterator[Update]:
+    """Return the private updates that announce the start or the end of a subscriber's stream."""
+    for matcher in subscriber.matchers:
+        for version in versions_of(matcher, options):
+            document = subscription_document(options, subscriber, matcher, version, active=active)
+            named = {"1.0": RESERVED_TYPE, "0.x": options.subscription_event_type}
+            context = {} if version == "1.0" else {"@context": CONTEXT}
+            yield Update(
+                topics=(document["id"],),
+                data=json.dumps(context | document),
+                private=True,
+                type=named[version],
+            )
+
+
+def answer(
+    broker: Broker, options: HubOptions, asked: SubscriptionsRequest, last_event_id: str
 ) -> dict[str, Any]:
-    """Return the document that is served at the address of one subscription."""
+    """Return the document that answers a question about subscriptions.
+
+    Raises `SubscriptionNotFound` when the one asked for is not there.
+    """
+    documents = (
+        subscription_document(options, subscriber, matcher, asked.version, active=True)
+        for subscriber, matcher in _found(broker, asked)
+        if asked.version in versions_of(matcher, options)
+    )
+    if asked.subscriber_id is None:
+        return _collection(_address(options, asked), asked.version, last_event_id, documents)
+    document = next(documents, None)
+    if document is None:
+        raise SubscriptionNotFound("there is no such subscription")
+    if asked.version == "1.0":
+        return document
+    return {"@context": CONTEXT, **document, "lastEventID": last_event_id}
+
+
+def _found(broker: Broker, asked: SubscriptionsRequest) -> Iterator[tuple[Subscriber, Matcher]]:
+    if asked.matcher is None:
+        yield from ((subscriber, each) for subscriber in broker for each in subscriber.matchers)
+    elif asked.subscriber_id is None:
+        yield from ((one, asked.matcher) for one in broker.subscribers_of(asked.matcher))
+    else:
+        subscriber = broker.subscriber(asked.subscriber_id)
+        if subscriber is not None and asked.matcher in subscriber.matchers:
+            yield subscriber, asked.matcher
+
+
+def _address(options: HubOptions, asked: SubscriptionsRequest) -> str:
+    if asked.matcher is None:
+        return _path(options.path)
+    if asked.version == "1.0":
+        return _path(options.path, asked.matcher.type.value, asked.matcher.pattern)
+    return _path(options.path, asked.matcher.pattern)
+
+
+def _collection(
+    address: str, version: str, last_event_id: str, subscriptions: Iterable[dict[str, Any]]
+) -> dict[str, Any]:
+    if version == "1.0":
+        return {"id": address, "type": "subscriptions", "subscriptions": list(subscriptions)}
     return {
         "@context": CONTEXT,
-        **subscription_document(hub_path, subscriber, matcher),
-        "lastEventID": last_event_id,
-    }
-
-
-def collection_path(hub_path: str, topic: str | None) -> str:
-    """Return the address of all subscriptions, or of those to `topic`."""
-    return f"{hub_path}/subscriptions" if topic is None else subscription_topic(hub_path, topic)
-
-
-def collection_document(
-    path: str, last_event_id: str, subscriptions: Iterable[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the document that lists subscriptions; `path` is where it was asked for."""
-    return {
-        "@context": CONTEXT,
-        "id": path,
+        "id": address,
         "type": "Subscriptions",
         "lastEventID": last_event_id,
         "subscriptions": list(subscriptions),
     }
-
-
-def subscription_update(
-    hub_path: str, subscriber: Subscriber, matcher: Matcher, event_type: str | None, *, active: bool
-) -> Update:
-    """Return the private update that announces the start or the end of a subscription."""
-    document = subscription_document(hub_path, subscriber, matcher, active=active)
-    return Update(
-        topics=(document["id"],),
-        data=json.dumps({"@context": CONTEXT, **document}),
-        private=True,
-        type=event_type,
-    )

@@ -13,6 +13,29 @@ _REMEMBERED_IDS = 20
 """How many identifiers are remembered for each event that is kept."""
 
 
+class _Log:
+    """A bounded number of events, and the places of more identifiers in the hub's order."""
+
+    def __init__(self, length: int) -> None:
+        self._events: deque[Event] = deque(maxlen=length)
+        self._positions: dict[str, int] = {}
+        self._max_positions = length * _REMEMBERED_IDS
+
+    def append(self, event: Event) -> None:
+        self._events.append(event)
+        # An identifier used twice stands for its first use (specification: Reconciliation).
+        self._positions.setdefault(event.update.id, event.position)
+        if len(self._positions) > self._max_positions:
+            del self._positions[next(iter(self._positions))]
+
+    def position_of(self, identifier: str) -> int | None:
+        return self._positions.get(identifier)
+
+    def between(self, after: int, until: int) -> list[Event]:
+        newest_first = takewhile(lambda event: event.position > after, reversed(self._events))
+        return [event for event in newest_first if event.position <= until][::-1]
+
+
 class MemoryTransport:
     """Keeps the last `length` updates of the application, and as many of the hub's own.
 
@@ -21,10 +44,8 @@ class MemoryTransport:
     """
 
     def __init__(self, length: int) -> None:
-        self._published: deque[Event] = deque(maxlen=length)
-        self._announced: deque[Event] = deque(maxlen=length)
-        self._positions: dict[str, int] = {}
-        self._max_positions = length * _REMEMBERED_IDS
+        self._published = _Log(length)
+        self._announced = _Log(length)
         self._deliver: Deliver = lambda _event: None
         self.position = 0
         self.last_event_id = EARLIEST
@@ -43,29 +64,20 @@ class MemoryTransport:
 
     async def replay(self, after: str, until: int) -> Replay:
         """Return the kept events after the identifier `after`, up to the position `until`."""
-        position = self._positions.get(after)
+        position = self._published.position_of(after) or self._announced.position_of(after)
         events = heapq.merge(
-            _newer(self._published, position or 0, until),
-            _newer(self._announced, position or 0, until),
+            self._published.between(position or 0, until),
+            self._announced.between(position or 0, until),
             key=lambda event: event.position,
         )
-        return Replay(EARLIEST if position is None else after, tuple(events))
+        return Replay(after if position else EARLIEST, tuple(events))
 
     async def aclose(self) -> None:
         """Nothing is held open."""
 
-    def _append(self, update: Update, log: deque[Event]) -> None:
+    def _append(self, update: Update, log: _Log) -> None:
         self.position += 1
         self.last_event_id = update.id
-        # An identifier used twice stands for its first use (specification: Reconciliation).
-        self._positions.setdefault(update.id, self.position)
-        if len(self._positions) > self._max_positions:
-            del self._positions[next(iter(self._positions))]
         event = Event(self.position, update)
         log.append(event)
         self._deliver(event)
-
-
-def _newer(log: deque[Event], after: int, until: int) -> list[Event]:
-    newest_first = takewhile(lambda event: event.position > after, reversed(log))
-    return [event for event in newest_first if event.position <= until][::-1]
