@@ -122,6 +122,7 @@ def test_the_shell_blocks(tmp_path):
     known = {
         "pip install quart-mercure",
         "quart --app app --debug run",  # above
+        "quart-mercure hub",  # test_standalone.py
         "quart mercure publish --hub http://localhost:5500/.well-known/mercure messages hello",
     }
     (tmp_path / "app.py").write_text(blocks("python")[0])

@@ -15,6 +15,7 @@ from ..update import Update
 from . import authorization, presence, protocol
 from .broker import Broker, Subscriber
 from .clock import Clock
+from .keys import KeyRing
 from .lifetime import Lifetime
 from .matchers import parse_selector
 from .options import HubOptions
@@ -48,6 +49,7 @@ class Hub:
         self.options = options
         self._transport = transport or MemoryTransport(options.reconciliation_length)
         self.broker = Broker(self._transport, options.queue_events, options.queue_bytes)
+        self._keys = KeyRing(options)
         self._clock = Clock()
         self._streams: set[Stream] = set()
         self._lifetime = Lifetime(self._end_streams)
@@ -194,7 +196,7 @@ class Hub:
         if request.path == protocol.metadata_path(self.options):
             return protocol.metadata_response(self.options)
         if request.path:
-            return self._list_subscriptions(request)
+            return await self._list_subscriptions(request)
         if request.method == "POST":
             return await self._publish(request, receive)
         return await self._subscribe(request, headers, receive, send)
@@ -220,7 +222,7 @@ class Hub:
     async def _publish(self, request: Request, receive: Receive) -> Response:
         options = self.options
         authorization.refuse_forgery(request, options)
-        grants = authorization.authorize(request, options.publisher_key, options)
+        grants = await authorization.authorize(request, self._keys, "publisher", options)
         if grants is None:
             headers = protocol.challenge(request, options)
             raise RequestRejected(401, "publishing needs a token", headers)
@@ -249,7 +251,7 @@ class Hub:
         send: Send,
     ) -> Response | None:
         options = self.options
-        grants = authorization.authorize(request, options.subscriber_key, options)
+        grants = await authorization.authorize(request, self._keys, "subscriber", options)
         if grants is None and not options.allow_anonymous:
             headers = protocol.challenge(request, options)
             raise RequestRejected(401, "subscribing needs a token", headers)
@@ -296,9 +298,9 @@ class Hub:
             for update in presence.announcements(self.options, subscriber, active=active):
                 await self._transport.announce(update)
 
-    def _list_subscriptions(self, request: Request) -> Response:
+    async def _list_subscriptions(self, request: Request) -> Response:
         options = self.options
-        grants = authorization.authorize(request, options.subscriber_key, options)
+        grants = await authorization.authorize(request, self._keys, "subscriber", options)
         if grants is None:
             headers = protocol.challenge(request, options)
             raise RequestRejected(401, "reading the subscriptions needs a token", headers)

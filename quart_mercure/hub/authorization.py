@@ -1,8 +1,8 @@
-"""Who may do what: finding the token of a request and verifying it. Pure."""
+"""Who may do what: finding the token of a request and verifying it. Pure but for keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +11,7 @@ import jwt
 
 from ..errors import InvalidToken, RequestRejected
 from ..tokens import Grants, grants_of_claim, grants_of_details, is_access_token
+from .keys import KeyRing, Role, VerificationKey
 from .options import HubOptions
 from .protocol import Request, challenge
 
@@ -25,7 +26,9 @@ class Credential:
     ambient: bool = False
 
 
-def authorize(request: Request, key: str | bytes, options: HubOptions) -> Grants | None:
+async def authorize(
+    request: Request, keyring: KeyRing, role: Role, options: HubOptions
+) -> Grants | None:
     """Return the grants of the request's token, or `None` when it carries none.
 
     Raises `RequestRejected` (401) when the token is not valid; the answer does not say why, so as
@@ -35,7 +38,9 @@ def authorize(request: Request, key: str | bytes, options: HubOptions) -> Grants
     if credential is None:
         return None
     try:
-        return verify(credential.token, key, options)
+        if len(credential.token) > MAX_TOKEN_LENGTH:
+            raise InvalidToken("the token is too long")
+        return verify(credential.token, await keyring.keys(credential.token, role), options)
     except InvalidToken:
         headers = challenge(request, options, error="invalid_token")
         raise RequestRejected(401, "the token is not valid", headers) from None
@@ -102,39 +107,39 @@ def cookies(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.strip(): value.strip().strip('"') for name, equals, value in pairs if equals}
 
 
-def verify(token: str, key: str | bytes, options: HubOptions) -> Grants:
-    """Return the grants of a token that is valid in a version of the protocol that is served.
+def verify(token: str, keys: Sequence[VerificationKey], options: HubOptions) -> Grants:
+    """Return the grants of a token that one of `keys` verifies.
 
-    The token's header says which version it is of; it has no say in which key and which algorithm
-    it is verified with. Raises `InvalidToken`.
+    The token's header says which version of the protocol it is of; each key is used with its own
+    algorithm only. Raises `InvalidToken`.
     """
-    if len(token) > MAX_TOKEN_LENGTH:
-        raise InvalidToken("the token is too long")
-    try:
-        header = jwt.get_unverified_header(token)
-        if "1.0" in options.protocols and is_access_token(header):
-            return _verify_access_token(token, key, options)
-        return _verify_legacy_token(token, key, options)
-    except (jwt.InvalidTokenError, jwt.InvalidKeyError) as error:
-        raise InvalidToken(str(error)) from error
+    problem: Exception = InvalidToken("no key is trusted for this token")
+    for key in keys:
+        try:
+            header = jwt.get_unverified_header(token)
+            if "1.0" in options.protocols and is_access_token(header):
+                return _verify_access_token(token, key, options)
+            return _verify_legacy_token(token, key, options)
+        except (jwt.InvalidTokenError, jwt.InvalidKeyError) as error:
+            problem = error
+    raise InvalidToken(str(problem)) from problem
 
 
-def _verify_access_token(token: str, key: str | bytes, options: HubOptions) -> Grants:
+def _verify_access_token(token: str, key: VerificationKey, options: HubOptions) -> Grants:
     """Verify a token of protocol 1.0 (RFC 9068, section 4; specification: Token Validation)."""
     claims: dict[str, Any] = jwt.decode(
         token,
-        key,
-        algorithms=[options.algorithm],
+        key.key,
+        algorithms=[key.algorithm],
         audience=options.audience,
-        issuer=options.trusted_issuer,
         options={"require": ["iss", "exp", "aud"]},
     )
     return grants_of_details(claims, options.base)
 
 
-def _verify_legacy_token(token: str, key: str | bytes, options: HubOptions) -> Grants:
+def _verify_legacy_token(token: str, key: VerificationKey, options: HubOptions) -> Grants:
     """Verify a token of protocol 0.x: its signature, `exp` and `nbf`."""
     if "0.x" not in options.protocols:
         raise InvalidToken("protocol 0.x is not served")
-    claims = jwt.decode(token, key, algorithms=[options.algorithm], options={"verify_aud": False})
+    claims = jwt.decode(token, key.key, algorithms=[key.algorithm], options={"verify_aud": False})
     return grants_of_claim(claims)

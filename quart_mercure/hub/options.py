@@ -21,6 +21,8 @@ class HubOptions:
         resource_identifier: what the `aud` of a 1.0 token must be; by default `url`.
         issuer: what the `iss` of a 1.0 token signed with the two keys must be; by default the
             resource identifier.
+        issuers: other issuers of 1.0 tokens, each with the URL or file of its JWK Set.
+        jwks_algorithms: the signature algorithms that keys of JWK Sets may be for.
         path: where the hub is served.
         allow_publish: whether updates may be published over HTTP.
         allow_anonymous: whether subscribers without a token receive public updates.
@@ -39,13 +41,15 @@ class HubOptions:
         max_body: the largest request body.
     """
 
-    subscriber_key: str | bytes
-    publisher_key: str | bytes
+    subscriber_key: str | bytes = ""
+    publisher_key: str | bytes = ""
     algorithm: str = "HS256"
     protocols: tuple[str, ...] = ("0.x", "1.0")
     url: str | None = None
     resource_identifier: str | None = None
     issuer: str | None = None
+    issuers: tuple[tuple[str, str], ...] = ()
+    jwks_algorithms: tuple[str, ...] = ("EdDSA", "ES256", "ES384", "PS256", "RS256")
     path: str = DEFAULT_PATH
     allow_publish: bool = True
     allow_anonymous: bool = True

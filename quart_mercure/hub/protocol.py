@@ -337,6 +337,8 @@ def metadata_response(options: HubOptions) -> Response:
         "mercure_cookie": options.access_token_cookie_name,
         "mercure_matcher_types_supported": sorted(set(_MATCH_PARAMETERS.values())),
     }
+    if options.issuers:
+        document["authorization_servers"] = [issuer for issuer, _ in options.issuers]
     if options.subscriptions:
         document["mercure_subscriptions"] = True
     headers = (("content-type", "application/json"), ("cache-control", "max-age=3600"))

@@ -1,0 +1,224 @@
+"""The commands of `quart-mercure`, which need no application."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .errors import MercureError
+from .hub import HubOptions
+from .hub.options import DEFAULT_PATH
+from .server import Serving, serve, with_development_keys
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@click.group()
+@click.version_option(package_name="quart-mercure")
+def main() -> None:
+    """Server push over the Mercure protocol."""
+
+
+def _option(*names: str, env: tuple[str, ...] = (), **settings: Any) -> Callable[[_F], _F]:
+    """Return an option that an environment variable can set, too."""
+    return click.option(*names, envvar=list(env), show_envvar=bool(env), **settings)
+
+
+@main.command()
+@_option(
+    "--bind",
+    default="127.0.0.1:5500",
+    show_default=True,
+    env=("MERCURE_HUB_BIND",),
+    help="Address and port to listen on.",
+)
+@_option(
+    "--path",
+    default=DEFAULT_PATH,
+    show_default=True,
+    env=("MERCURE_HUB_PATH",),
+    help="Path of the hub.",
+)
+@_option(
+    "--publisher-key",
+    env=("MERCURE_PUBLISHER_SECRET_KEY", "MERCURE_PUBLISHER_JWT_KEY"),
+    help="Secret or public key (PEM, or @FILE) that publishers' tokens are verified with.",
+)
+@_option(
+    "--subscriber-key",
+    env=("MERCURE_SUBSCRIBER_SECRET_KEY", "MERCURE_SUBSCRIBER_JWT_KEY"),
+    help="The same for subscribers' tokens.",
+)
+@_option(
+    "--key-algorithm",
+    default="HS256",
+    show_default=True,
+    env=("MERCURE_KEY_ALGORITHM", "MERCURE_JWT_ALG"),
+    help="Signature algorithm of these keys: HS256, EdDSA, ES256, RS256, PS256, ...",
+)
+@_option(
+    "--resource-identifier",
+    env=("MERCURE_RESOURCE_IDENTIFIER",),
+    help="The `aud` of 1.0 tokens, and the hub's public URL.",
+)
+@_option(
+    "--issuer",
+    env=("MERCURE_ISSUER",),
+    help="The `iss` of 1.0 tokens; the resource identifier by default.",
+)
+@_option(
+    "--jwks-url",
+    env=("MERCURE_JWKS_URL",),
+    help="URL or file of the issuer's JWK Set, whose keys are trusted, too.",
+)
+@_option(
+    "--protocol",
+    "protocols",
+    type=click.Choice(["0.x", "1.0"]),
+    multiple=True,
+    default=["0.x", "1.0"],
+    show_default=True,
+    env=("MERCURE_HUB_PROTOCOL_VERSIONS",),
+    help="Version of the protocol to serve; may be given twice.",
+)
+@_option(
+    "--anonymous/--no-anonymous",
+    default=True,
+    show_default=True,
+    env=("MERCURE_HUB_ALLOW_ANONYMOUS",),
+    help="Let clients without a token subscribe.",
+)
+@_option(
+    "--subscriptions/--no-subscriptions",
+    default=True,
+    show_default=True,
+    env=("MERCURE_HUB_SUBSCRIPTIONS",),
+    help="Serve subscription events and their API.",
+)
+@_option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    env=("MERCURE_HUB_CORS_ORIGINS",),
+    help="Origin whose pages may use the hub, like https://example.com; may be repeated.",
+)
+@_option(
+    "--publish-origin",
+    "publish_origins",
+    multiple=True,
+    env=("MERCURE_HUB_PUBLISH_ORIGINS",),
+    help="Origin whose pages may publish with the cookie; may be repeated.",
+)
+@_option(
+    "--cookie-name",
+    default="mercureAuthorization",
+    show_default=True,
+    env=("MERCURE_AUTHZ_COOKIE_NAME",),
+    help="Cookie that may hold a 0.x token.",
+)
+@_option(
+    "--heartbeat",
+    type=click.FloatRange(min=0),
+    default=15.0,
+    show_default=True,
+    env=("MERCURE_HUB_KEEPALIVE_INTERVAL",),
+    help="Seconds of silence after which a comment is sent; 0 for never.",
+)
+@_option(
+    "--transport",
+    default="memory://",
+    show_default=True,
+    env=("MERCURE_TRANSPORT_URL",),
+    help="Where updates are kept.",
+)
+@_option(
+    "--server",
+    type=click.Choice(["hypercorn", "uvicorn", "granian"]),
+    default="hypercorn",
+    show_default=True,
+    env=("MERCURE_HUB_SERVER",),
+    help="ASGI server to run under.",
+)
+@_option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    env=("MERCURE_HUB_WORKERS",),
+    help="Number of server processes.",
+)
+@_option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    env=("MERCURE_HUB_LOG_LEVEL",),
+    type=click.Choice(["debug", "info", "warning", "error", "critical"]),
+    help="What to log.",
+)
+@_option(
+    "--certfile",
+    type=click.Path(exists=True),
+    env=("MERCURE_HUB_CERTFILE",),
+    help="Certificate to serve HTTPS with.",
+)
+@_option(
+    "--keyfile",
+    type=click.Path(exists=True),
+    env=("MERCURE_HUB_KEYFILE",),
+    help="The certificate's private key.",
+)
+def hub(**given: Any) -> None:
+    """Serve a Mercure hub.
+
+    Without any key it makes some for development and prints how to publish and to listen.
+    """
+    if given["transport"] != "memory://":
+        raise click.BadParameter("there is only memory://", param_hint="--transport")
+    serving = Serving(
+        **{name: given[name] for name in ("bind", "server", "workers", "log_level")},
+        **{name: given[name] for name in ("certfile", "keyfile")},
+    )
+    try:
+        options = with_development_keys(_hub_options(given, serving), serving)
+        click.echo(f"Hub at {serving.origin}{options.path} ({', '.join(options.protocols)})")
+        sys.stdout.flush()
+        sys.exit(serve(options, serving))
+    except MercureError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _hub_options(given: dict[str, Any], serving: Serving) -> HubOptions:
+    path = "/" + given["path"].strip("/")
+    url = given["resource_identifier"] or f"{serving.origin}{path}"
+    issuer = given["issuer"] or url
+    return HubOptions(
+        publisher_key=_key(given["publisher_key"]),
+        subscriber_key=_key(given["subscriber_key"]),
+        algorithm=given["key_algorithm"],
+        path=path,
+        url=url if url.startswith(("http://", "https://")) else None,
+        resource_identifier=url,
+        issuer=issuer,
+        issuers=((issuer, given["jwks_url"]),) if given["jwks_url"] else (),
+        protocols=tuple(sorted(set(given["protocols"]))),
+        allow_anonymous=given["anonymous"],
+        subscriptions=given["subscriptions"],
+        cors_origins=given["cors_origins"],
+        publish_origins=given["publish_origins"],
+        cookie_name=given["cookie_name"],
+        keepalive_interval=given["heartbeat"],
+    )
+
+
+def _key(given: str | None) -> str:
+    if given is None or not given.startswith("@"):
+        return given or ""
+    try:
+        return Path(os.path.expanduser(given[1:])).read_text()
+    except OSError as error:
+        raise click.BadParameter(f"{given[1:]}: {error.strerror}") from error
