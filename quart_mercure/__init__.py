@@ -15,7 +15,7 @@ from .errors import (
 from .extension import MercureSSE, mercure_publish, publish_signal
 from .hub import Hub, HubOptions
 from .publisher import HTTPPublisher, Publisher
-from .topics import as_topic
+from .topics import URLPattern, as_topic
 from .update import Update
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ __all__ = [
     "Publisher",
     "RequestRejected",
     "SubscriptionNotFound",
+    "URLPattern",
     "Update",
     "as_topic",
     "mercure_publish",

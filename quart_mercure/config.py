@@ -14,6 +14,8 @@ from .hub.options import DEFAULT_PATH, HubOptions
 
 DEFAULT_HUB_URL = f"http://localhost:5500{DEFAULT_PATH}"
 
+_EMBEDDED_AUDIENCE = f"https://localhost{DEFAULT_PATH}"
+
 _TRUE = frozenset({"1", "true", "on", "yes"})
 _FALSE = frozenset({"0", "false", "off", "no", ""})
 
@@ -79,6 +81,21 @@ def _url_or_here(value: Any) -> str | bool:
     return True if value is True else _url(value)
 
 
+def _version(value: Any) -> str:
+    text = str(value)
+    if text not in ("0.x", "1.0"):
+        raise ValueError(f"must be 0.x or 1.0, not {value!r}")
+    return text
+
+
+def _versions(value: Any) -> tuple[str, ...]:
+    listed = value.replace(",", " ").split() if isinstance(value, str) else value
+    versions = tuple(map(_version, listed if isinstance(listed, list | tuple) else [listed]))
+    if not versions:
+        raise ValueError("must list 0.x, 1.0 or both")
+    return versions
+
+
 def _origins(value: Any) -> tuple[str, ...]:
     origins = value.replace(",", " ").split() if isinstance(value, str) else tuple(value)
     for origin in origins:
@@ -124,6 +141,19 @@ class MercureConfig:
         "MERCURE_SUBSCRIBER_JWT_KEY",
     )
     authz_cookie_name: str = _key("mercureAuthorization", _text, "name of the authorization cookie")
+    protocol_version: str = _key(
+        "0.x", _version, "protocol that URLs, tokens and cookies speak: `0.x` or `1.0`"
+    )
+    resource_identifier: str | None = _key(
+        None, _text, "`aud` of 1.0 tokens; the public URL of the hub by default"
+    )
+    issuer: str | None = _key(
+        None, _text, "`iss` of 1.0 tokens; the resource identifier by default"
+    )
+    jwt_lifetime: float = _key(3600.0, _number(1), "how long 1.0 tokens live")
+    access_token_cookie_name: str = _key(
+        "__Secure-mercure_access_token", _text, "name of the authorization cookie in 1.0"
+    )
     type_is_topic: bool = _key(
         False, _boolean, "events without a type are named after their (canonical) topic"
     )
@@ -140,6 +170,9 @@ class MercureConfig:
     publish_connections: int = _key(20, _whole(1), "most connections to an external hub")
     hub: bool | None = _key(
         None, _boolean, "serve the embedded hub; by default in debug mode and under test"
+    )
+    hub_protocol_versions: tuple[str, ...] = _key(
+        ("0.x", "1.0"), _versions, "versions of the protocol that the embedded hub serves"
     )
     hub_allow_publish: bool = _key(False, _boolean, "the embedded hub takes updates over HTTP")
     hub_allow_anonymous: bool = _key(
@@ -160,6 +193,13 @@ class MercureConfig:
     )
     hub_queue_bytes: int = _key(
         1024 * 1024, _whole(1), "bytes that may wait for one client before it is disconnected"
+    )
+    hub_max_streams: int = _key(0, _whole(0), "streams that may be open in total; 0 for any number")
+    hub_max_streams_per_address: int = _key(
+        0, _whole(0), "streams that one client address may have open; 0 for any number"
+    )
+    hub_max_streams_per_token: int = _key(
+        0, _whole(0), "streams that may be open under one token; 0 for any number"
     )
     hub_cors_origins: tuple[str, ...] = _key(
         (), _origins, "origins whose pages may use the embedded hub from another host"
@@ -205,12 +245,23 @@ class MercureConfig:
         if not self.subscriber_secret_key and not external:
             raise ConfigurationError("MERCURE_SUBSCRIBER_SECRET_KEY", missing)
 
+    @property
+    def audience(self) -> str:
+        """The resource identifier of the hub: what the `aud` of 1.0 tokens must be."""
+        named = (self.resource_identifier, self.public_hub_url, self.hub_url)
+        return next((each for each in named if isinstance(each, str)), _EMBEDDED_AUDIENCE)
+
     def hub_options(self) -> HubOptions:
         """Return the options of the embedded hub."""
         return HubOptions(
             subscriber_key=self.subscriber_secret_key or "",
             publisher_key=self.publisher_secret_key or "",
+            protocols=self.hub_protocol_versions,
+            url=self.audience if self.audience.startswith(("http://", "https://")) else None,
+            resource_identifier=self.audience,
+            issuer=self.issuer,
             cookie_name=self.authz_cookie_name,
+            access_token_cookie_name=self.access_token_cookie_name,
             allow_publish=self.hub_allow_publish,
             allow_anonymous=self.hub_allow_anonymous,
             subscriptions=self.hub_subscriptions,
@@ -219,6 +270,9 @@ class MercureConfig:
             reconciliation_length=self.hub_reconciliation_length,
             queue_events=self.hub_queue_events,
             queue_bytes=self.hub_queue_bytes,
+            max_streams=self.hub_max_streams,
+            max_streams_per_address=self.hub_max_streams_per_address,
+            max_streams_per_token=self.hub_max_streams_per_token,
             cors_origins=self.hub_cors_origins,
             publish_origins=self.hub_publish_origins,
             shutdown_timeout=self.hub_shutdown_timeout,

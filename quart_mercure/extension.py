@@ -11,22 +11,29 @@ from typing import Any, TypeVar
 
 import httpx
 from blinker import Signal
-from quart import Blueprint, Quart, current_app, has_request_context, request
+from quart import (
+    Blueprint,
+    Quart,
+    after_this_request,
+    current_app,
+    g,
+    has_request_context,
+    request,
+)
 
 from . import components
 from .cli import cli
 from .config import DEFAULT_HUB_URL, MercureConfig
+from .dialects import dialect_of
 from .embedded import HubInFront
 from .errors import ConfigurationError, HubUnavailable, InvalidUpdate, SubscriptionNotFound
 from .hub import Hub
 from .hub.options import DEFAULT_PATH
-from .hub.presence import subscription_selector, subscription_topic
 from .publisher import Clients, HTTPPublisher, Publisher
 from .signals import SignalCallback, connect_signal
-from .tokens import mint
 from .topics import as_data, as_topic, split_publication
 from .update import Update, new_id
-from .urls import CookieScope, cookie_scope, subscribe_url
+from .urls import CookieScope, cookie_scope, discovery_links
 
 logger = logging.getLogger("quart_mercure")
 
@@ -35,6 +42,8 @@ STATIC_PATH = "/_mercure"
 
 _CURSOR_TOPIC = "urn:quart-mercure:cursor"
 """A topic nobody subscribes to: asking who does is the cheapest way to a hub's last event id."""
+
+_GRANTED = "_mercure_granted"
 
 _PayloadGetter = TypeVar("_PayloadGetter", bound=Callable[[Any], Any])
 
@@ -62,6 +71,7 @@ class MercureSSE:
         """
         self.app = app
         self.config = config = MercureConfig.load(app.config, options)
+        self._dialect = dialect_of(config)
         self._clients = Clients(config.publish_timeout, config.publish_connections)
         app.extensions[EXTENSION] = self
         app.sse = self  # type: ignore[attr-defined]
@@ -136,9 +146,7 @@ class MercureSSE:
         Without `subscriber` it is a selector: of the events of all those subscriptions, and of
         the address of their list.
         """
-        if topic is not None and subscriber is not None:
-            return subscription_topic(DEFAULT_PATH, as_topic(topic), subscriber)
-        return subscription_selector(DEFAULT_PATH, None if topic is None else as_topic(topic))
+        return self._dialect.presence_name(None if topic is None else as_topic(topic), subscriber)
 
     def hub_url(
         self,
@@ -151,16 +159,20 @@ class MercureSSE:
         names = _names(topics)
         if with_subscriptions:
             names = (*names, *map(self.subscription_topic, names))
-        return subscribe_url(self.hub_base_url(public=public), names, jwt=subscriber_jwt)
+        base = self.hub_base_url(public=public)
+        return self._dialect.subscribe_url(base, names, jwt=subscriber_jwt)
 
     def authentified_hub_url(
         self, topics: Any = None, payload: Any = None, with_subscriptions: bool = False
     ) -> str:
-        """Return the URL to subscribe to topics with a token, which also opens private updates."""
+        """Return the URL to subscribe to topics with a token, which also opens private updates.
+
+        In protocol 1.0 the token goes into the authorization cookie of the current response.
+        """
         granted = _names(topics) or ("*",)
         if with_subscriptions:
             granted = (*granted, *map(self.subscription_topic, _names(topics)))
-        jwt = self.create_subscription_jwt(granted, payload)
+        jwt = self._token_for_url(granted, payload)
         return self.hub_url(topics, jwt, with_subscriptions=with_subscriptions)
 
     async def stream_url(self, topics: Any, *, private: bool = False, presence: Any = ()) -> str:
@@ -172,13 +184,33 @@ class MercureSSE:
         names = _names(topics)
         watched = tuple(map(self.subscription_topic, _names(presence)))
         granted = (*(names if private else ()), *watched)
-        jwt = self.create_subscription_jwt(granted) if granted else None
-        return subscribe_url(
+        jwt = self._token_for_url(granted) if granted else None
+        return self._dialect.subscribe_url(
             self.hub_base_url(),
             (*names, *watched),
             jwt=jwt,
             last_event_id=await self._page_event_id(),
         )
+
+    def _token_for_url(self, granted: tuple[str, ...], payload: Any = None) -> str | None:
+        """Return a token to put in a URL; where none may be, arrange the cookie and return `None`.
+
+        All that one response's page is granted goes into one cookie.
+        """
+        if self._dialect.token_in_url:
+            return self.create_subscription_jwt(granted, payload)
+        if not has_request_context():
+            raise RuntimeError("in protocol 1.0 a token goes into the cookie of a response")
+        names: dict[str, None] = g.get(_GRANTED, {})
+        if not names:
+            setattr(g, _GRANTED, names)
+
+            @after_this_request
+            def set_cookie(response: Any) -> Any:
+                return self.set_authz_cookie(response, list(names), payload=payload)
+
+        names.update(dict.fromkeys(granted))
+        return None
 
     def payload_getter(self, function: _PayloadGetter) -> _PayloadGetter:
         """Register the function that returns, for given topics, the payload of a new token."""
@@ -188,15 +220,17 @@ class MercureSSE:
         return function
 
     def create_jwt(self, key: str, **claim: Any) -> str:
-        """Return a token with a `mercure` claim, signed with the secret that `key` names.
+        """Return a token that grants what `publish` and `subscribe` list, with a `payload`.
 
-        `key` is `"publisher_secret_key"` or `"subscriber_secret_key"`. Raises
-        `ConfigurationError` when that secret is not set.
+        In 0.x it has a `mercure` claim; in 1.0 it is an access token that lives
+        `MERCURE_JWT_LIFETIME` seconds. `key` names the secret that it is signed with:
+        `"publisher_secret_key"` or `"subscriber_secret_key"`. Raises `ConfigurationError` when
+        that is not set.
         """
         secret = getattr(self.config, key)
         if not secret:
             raise ConfigurationError(f"MERCURE_{key.upper()}", "is missing: set it, or SECRET_KEY")
-        return mint(secret, claim)
+        return self._dialect.mint(secret, claim)
 
     def create_subscription_jwt(self, topics: Any, payload: Any = None) -> str:
         """Return a token that opens the private updates of topics.
@@ -211,6 +245,31 @@ class MercureSSE:
         if payload is not None:
             claim["payload"] = payload
         return self.create_jwt("subscriber_secret_key", **claim)
+
+    async def discover(
+        self,
+        response: Any,
+        topic: Any = None,
+        *,
+        type: str | None = None,
+        content_type: str | None = None,
+    ) -> Any:
+        """Add the `Link` headers by which clients find the hub, and the topic of this resource.
+
+        They carry the hub's last event id, so that a client misses nothing since. `type` is the
+        event type, `content_type` the media type of the updates, where all have the same. Returns
+        the response (specification: Discovery).
+        """
+        links = discovery_links(
+            self.hub_base_url(),
+            None if topic is None else as_topic(topic),
+            last_event_id=await self._page_event_id(),
+            type=type,
+            content_type=content_type,
+        )
+        for link in links:
+            response.headers.add("Link", link)
+        return response
 
     def set_authz_cookie(
         self,
@@ -228,16 +287,18 @@ class MercureSSE:
         """
         token = jwt or self.create_subscription_jwt(topics or ("*",), payload=payload)
         options = {"httponly": True, **self._cookie_options(secure), **options}
-        response.set_cookie(self.config.authz_cookie_name, token, **options)
+        response.set_cookie(self._dialect.cookie_name(), token, **options)
         return response
 
     def delete_authz_cookie(self, response: Any, **options: Any) -> Any:
         """Delete the cookie that `set_authz_cookie` set; return the response."""
         options = {"httponly": True, **self._cookie_options(None), **options}
-        response.delete_cookie(self.config.authz_cookie_name, **options)
+        response.delete_cookie(self._dialect.cookie_name(), **options)
         return response
 
     def _cookie_options(self, secure: bool | None) -> dict[str, Any]:
+        if secure is None and self._dialect.version == "1.0":
+            secure = True
         in_request = has_request_context()
         host = request.host.partition(":")[0] if in_request else None
         scope: CookieScope = cookie_scope(
@@ -384,12 +445,10 @@ class MercureSSE:
         """
         name = None if topic is None else as_topic(topic)
         if self.hub is not None:
-            return self.hub.subscriptions(name, subscriber)
-        if name is None:
-            path = f"{DEFAULT_PATH}/subscriptions"
-        else:
-            path = subscription_topic(DEFAULT_PATH, name, subscriber)
-        return await self._fetch_subscriptions(path)
+            matcher = None if name is None else self._dialect.matcher(name)
+            return self.hub.subscriptions(matcher, subscriber, self._dialect.version)
+        document, _ = await self._fetch_subscriptions(name, subscriber)
+        return document
 
     async def is_connected(self, topic: Any, **payload_filter: Any) -> bool:
         """Return whether somebody, whose token's payload has these items, listens to `topic`."""
@@ -409,11 +468,13 @@ class MercureSSE:
         """
         if self.hub is not None:
             return self.hub.last_event_id
-        document = await self._fetch_subscriptions(subscription_topic(DEFAULT_PATH, _CURSOR_TOPIC))
-        return str(document["lastEventID"])
+        return self._dialect.cursor(*await self._fetch_subscriptions(_CURSOR_TOPIC, None))
 
-    async def _fetch_subscriptions(self, path: str) -> dict[str, Any]:
-        jwt = mint(self._subscriber_secret(), {"subscribe": [path]})
+    async def _fetch_subscriptions(
+        self, topic: str | None, subscriber: str | None
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+        path = self._dialect.subscriptions_path(topic, subscriber)
+        jwt = self.create_jwt("subscriber_secret_key", subscribe=[path])
         url = self.hub_base_url(public=False) + path.removeprefix(DEFAULT_PATH)
         try:
             response = await self._clients.here().get(
@@ -421,18 +482,12 @@ class MercureSSE:
             )
         except httpx.TransportError as error:
             raise HubUnavailable(f"no hub answers at {url} ({error})") from error
-        if response.status_code == 404 and path.count("/") > 4:
+        if response.status_code == 404 and subscriber is not None:
             raise SubscriptionNotFound(path)
         if not response.is_success:
             raise HubUnavailable(f"{url} answered {response.status_code}: {response.text[:200]}")
         document: dict[str, Any] = response.json()
-        return document
-
-    def _subscriber_secret(self) -> str | bytes:
-        secret = self.config.subscriber_secret_key
-        if not secret:
-            raise ConfigurationError("MERCURE_SUBSCRIBER_SECRET_KEY", "is missing")
-        return secret
+        return document, response.headers
 
     async def _page_event_id(self) -> str | None:
         """Return the event id for stream URLs in pages; a hub that does not say is no error."""
@@ -451,21 +506,23 @@ class MercureSSE:
         with_subscriptions: bool = False,
         public: bool = True,
     ) -> str:
-        url = self.hub_url(topics, subscriber_jwt, with_subscriptions, public)
-        return await self._with_event_id(url)
+        names = _names(topics)
+        watched = tuple(map(self.subscription_topic, names)) if with_subscriptions else ()
+        return self._dialect.subscribe_url(
+            self.hub_base_url(public=public),
+            (*names, *watched),
+            jwt=subscriber_jwt,
+            last_event_id=await self._page_event_id() if names else None,
+        )
 
     async def _template_authentified_hub_url(
         self, topics: Any = None, payload: Any = None, with_subscriptions: bool = False
     ) -> str:
-        return await self._with_event_id(
-            self.authentified_hub_url(topics, payload, with_subscriptions)
-        )
-
-    async def _with_event_id(self, url: str) -> str:
-        identifier = await self._page_event_id() if "?" in url else None
-        if identifier is None:
-            return url
-        return str(httpx.URL(url).copy_add_param("lastEventID", identifier))
+        granted = _names(topics) or ("*",)
+        if with_subscriptions:
+            granted = (*granted, *map(self.subscription_topic, _names(topics)))
+        jwt = self._token_for_url(granted, payload)
+        return await self._template_hub_url(topics, jwt, with_subscriptions)
 
     async def _template_subscriptions(self, topic: Any = None) -> list[dict[str, Any]]:
         document = await self.get_subscriptions(topic)

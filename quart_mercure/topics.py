@@ -12,6 +12,18 @@ from .errors import InvalidUpdate
 _MAX_UNWRAPPED = 10
 
 
+class URLPattern(str):
+    """A topic that is a URL pattern, for protocol 1.0: `URLPattern("/books/:id")`.
+
+    It selects topics in subscriptions and in tokens; nothing is published to it.
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+
 def as_topic(obj: Any) -> str:
     """Return the topic that `obj` stands for.
 
@@ -19,6 +31,8 @@ def as_topic(obj: Any) -> str:
     says, else `ClassName/{id}` with its primary key, `id` or `pk`. `__mercure_sse_topic__` may be
     a string, a property or a method, on the class too. Raises `TypeError` when none applies.
     """
+    if isinstance(obj, URLPattern):
+        return obj
     if isinstance(obj, str):
         return str(obj)
     declared = declared_topic(obj)

@@ -1,26 +1,11 @@
-"""Subscribe URLs and the scope of the authorization cookie. Pure."""
+"""The scope of the authorization cookie, and the links of discovery. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
-
-def subscribe_url(
-    hub_url: str,
-    topics: Iterable[str] = (),
-    *,
-    jwt: str | None = None,
-    last_event_id: str | None = None,
-) -> str:
-    """Return the URL to subscribe to topic selectors at a hub (0.x protocol)."""
-    parameters = [("topic", topic) for topic in topics]
-    if last_event_id is not None:
-        parameters.append(("lastEventID", last_event_id))
-    if jwt is not None:
-        parameters.append(("authorization", jwt))
-    return f"{hub_url}?{urlencode(parameters)}" if parameters else hub_url
+from .update import check_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +40,36 @@ def _common_parent(one: str, other: str) -> str:
             break
         shared.insert(0, left)
     return ".".join(shared) if len(shared) > 1 else one
+
+
+def discovery_links(
+    hub_url: str,
+    topic: str | None,
+    *,
+    last_event_id: str | None = None,
+    type: str | None = None,
+    content_type: str | None = None,
+) -> tuple[str, ...]:
+    """Return the `Link` header values by which clients find the hub and the topic of a resource.
+
+    Specification: Discovery. Raises `InvalidUpdate` for an attribute with control characters.
+    """
+    attributes = ['rel="mercure"']
+    given = (("last-event-id", last_event_id), ("type", type), ("content-type", content_type))
+    for name, value in given:
+        if value is not None:
+            check_text(name, value)
+            attributes.append(f'{name}="{_quoted(value)}"')
+    links = [f"<{_target(hub_url)}>; {'; '.join(attributes)}"]
+    if topic is not None:
+        links.append(f'<{_target(topic)}>; rel="self"')
+    return tuple(links)
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _target(url: str) -> str:
+    """Return a URL, or a topic, with what may not stand in a `Link` percent-encoded."""
+    return quote(url, safe="%/:?#[]@!$&'()*+,;=~-._")

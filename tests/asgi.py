@@ -25,6 +25,7 @@ class Exchange:
         body: bytes = b"",
         root_path: str = "",
         whole_body: bool = True,
+        client: str = "192.0.2.1",
     ) -> None:
         parts = urlsplit(url)
         self.scope = {
@@ -33,6 +34,7 @@ class Exchange:
             "path": parts.path,
             "raw_path": parts.path.encode(),
             "root_path": root_path,
+            "client": (client, 12345),
             "query_string": parts.query.encode(),
             "headers": [
                 (k.lower().encode("latin-1"), v.encode("latin-1"))

@@ -141,6 +141,24 @@ def test_the_same_conversation_over_a_hub_in_another_process(browser, chat, serv
     a_conversation(browser, server.url)
 
 
+def test_the_same_conversation_in_protocol_1_0(browser, chat, serve):
+    port = free_port()
+    hub = serve(
+        "examples.chat.hub:hub",
+        "hypercorn",
+        CHAT_ORIGINS=f"http://127.0.0.1:{port}",
+        CHAT_HUB_URL="https://hub.example/hub",
+    )
+    server = chat(
+        port,
+        QUART_MERCURE_PROTOCOL_VERSION="1.0",
+        QUART_MERCURE_RESOURCE_IDENTIFIER="https://hub.example/hub",
+        QUART_MERCURE_HUB_URL=f"{hub.url}/.well-known/mercure",
+    )
+    a_conversation(browser, server.url)
+    assert "eyJ" not in server.log.read_text() + hub.log.read_text(), "no token in a URL or a log"
+
+
 def test_the_list_follows_its_end_until_the_reader_scrolls_up(browser, chat):
     page = open_window(browser, chat(free_port()).url)
     at_bottom = "e => e.scrollHeight - e.scrollTop - e.clientHeight <= 4"

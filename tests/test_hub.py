@@ -13,6 +13,7 @@ import jwt
 import pytest
 
 from quart_mercure import Hub, HubOptions, InvalidUpdate, SubscriptionNotFound, Update
+from quart_mercure.hub.matchers import exact
 from quart_mercure.tokens import MAX_CLAIM_MATCHERS, mint
 
 from .asgi import PATH, Exchange, request, subscribe
@@ -558,10 +559,10 @@ async def test_a_fresh_copy_is_not_sent_again(presence_hub):
 
 async def test_subscriptions_can_be_asked_for_in_process(presence_hub):
     await subscribe(presence_hub, "topic=a")
-    [only] = presence_hub.subscriptions("a")["subscriptions"]
-    assert presence_hub.subscriptions("a", only["subscriber"])["id"] == only["id"]
+    [only] = presence_hub.subscriptions(exact("a"))["subscriptions"]
+    assert presence_hub.subscriptions(exact("a"), only["subscriber"])["id"] == only["id"]
     with pytest.raises(SubscriptionNotFound):
-        presence_hub.subscriptions("a", "nobody")
+        presence_hub.subscriptions(exact("a"), "nobody")
 
 
 async def test_clients_that_come_and_go_push_no_message_out():
@@ -572,6 +573,31 @@ async def test_clients_that_come_and_go_push_no_message_out():
         await (await subscribe(hub, "topic=b")).leave()
     stream = await subscribe(hub, "topic=a&lastEventID=first")
     assert await stream.received(1) == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "same_address", "same_token"),
+    [
+        ("max_streams", False, False),
+        ("max_streams_per_address", True, False),
+        ("max_streams_per_token", False, True),
+    ],
+)
+async def test_streams_are_limited(limit, same_address, same_token):
+    hub = Hub(options(**{limit: 2}))
+
+    def another(number):
+        token = subscriber("a", payload=0 if same_token else number)
+        client = "192.0.2.1" if same_address else f"192.0.2.{number}"
+        return Exchange(hub, "GET", f"{PATH}?topic=a", headers=bearer(token), client=client)
+
+    opened = [await another(number).opened() for number in range(2)]
+    refused = await another(2).opened()
+    assert (refused.status, refused.headers["retry-after"]) == (429, "10")
+    await opened[0].leave()
+    assert (await another(3).opened()).status == 200
+    elsewhere = Exchange(hub, "GET", f"{PATH}?topic=a", client="192.0.2.99")
+    assert ((await elsewhere.opened()).status == 429) == (limit == "max_streams")
 
 
 # Clients that leave, stall or fall behind -------------------------------------------------------

@@ -139,7 +139,7 @@ def test_the_hub_and_the_application_share_a_server(serve, http, server):
     app = serve("tests.apps.push:app", server)
     assert http.get(f"{app.url}/").text == "ok"
     refused = http.get(f"{app.url}{HUB}")
-    assert (refused.status_code, refused.text) == (400, 'missing "topic" parameter')
+    assert (refused.status_code, refused.text) == (400, 'missing "topic" or "match" parameter')
     head = http.head(f"{app.url}{HUB}", params={"topic": "a"})
     assert head.headers["content-type"] == "text/event-stream"
 

@@ -40,9 +40,10 @@ async def publish():
 @app.get("/presence")
 async def presence():
     subscriptions = await app.sse.get_subscriptions("messages")
-    payloads = [subscription["payload"] for subscription in subscriptions["subscriptions"]]
-    names = sorted({payload["username"] for payload in payloads if payload["username"]})
-    guests = sum(1 for payload in payloads if not payload["username"])
+    payloads = [each.get("payload") or {} for each in subscriptions["subscriptions"]]
+    usernames = [payload.get("username") for payload in payloads]
+    names = sorted(set(filter(None, usernames)))
+    guests = usernames.count(None)
     return await render_template("presence.html", names=names, guests=guests)
 
 

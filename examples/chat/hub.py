@@ -14,6 +14,7 @@ hub = Hub(
     HubOptions(
         subscriber_key=app.config["SECRET_KEY"],
         publisher_key=app.config["SECRET_KEY"],
+        resource_identifier=os.environ.get("CHAT_HUB_URL"),
         cors_origins=tuple(
             os.environ.get("CHAT_ORIGINS", "http://localhost:5000 http://127.0.0.1:5000").split()
         ),

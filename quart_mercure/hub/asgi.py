@@ -17,7 +17,8 @@ from .broker import Broker, Subscriber
 from .clock import Clock
 from .keys import KeyRing
 from .lifetime import Lifetime
-from .matchers import parse_selector
+from .limits import StreamLimits
+from .matchers import Matcher
 from .options import HubOptions
 from .protocol import Request, Response, SubscriptionsRequest
 from .queue import nothing
@@ -50,6 +51,7 @@ class Hub:
         self._transport = transport or MemoryTransport(options.reconciliation_length)
         self.broker = Broker(self._transport, options.queue_events, options.queue_bytes)
         self._keys = KeyRing(options)
+        self._limits = StreamLimits(options)
         self._clock = Clock()
         self._streams: set[Stream] = set()
         self._lifetime = Lifetime(self._end_streams)
@@ -173,6 +175,7 @@ class Hub:
         return Request(
             method=scope["method"],
             scheme=scope.get("scheme", "http"),
+            client=(scope.get("client") or (None,))[0],
             path=path.removeprefix(self.options.path).rstrip("/"),
             query=protocol.parse_form(scope["query_string"]),
             headers=headers,
@@ -262,12 +265,14 @@ class Hub:
         if request.method == "HEAD":
             return Response(200, headers=protocol.STREAM_HEADERS)
         self._lifetime.watch_worker(send)
-        subscriber, replay = await self.broker.subscribe(wanted, grants or ANONYMOUS)
-        head = (*protocol.STREAM_HEADERS, *headers)
-        if replay is not None:
-            head = (*head, *protocol.event_id_headers(wanted, replay.preceding_id))
-        stream = Stream(subscriber, self._clock, options.keepalive_interval, receive, send)
-        await self._serve_stream(stream, head, replay.events if replay else ())
+        credential = authorization.find_credential(request, options)
+        with self._limits.stream(request.client, credential and credential.token):
+            subscriber, replay = await self.broker.subscribe(wanted, grants or ANONYMOUS)
+            head = (*protocol.STREAM_HEADERS, *headers)
+            if replay is not None:
+                head = (*head, *protocol.event_id_headers(wanted, replay.preceding_id))
+            stream = Stream(subscriber, self._clock, options.keepalive_interval, receive, send)
+            await self._serve_stream(stream, head, replay.events if replay else ())
         return None
 
     async def _serve_stream(
@@ -318,15 +323,17 @@ class Hub:
         )
 
     def subscriptions(
-        self, topic: str | None = None, subscriber_id: str | None = None
+        self,
+        matcher: Matcher | None = None,
+        subscriber_id: str | None = None,
+        version: str = "0.x",
     ) -> dict[str, Any]:
-        """Return the document of the open subscriptions: all, those to `topic`, or just one.
+        """Return the document of the open subscriptions: all, those of a matcher, or just one.
 
-        It is in the form of the 0.x protocol. Raises `SubscriptionNotFound` when there is no such
-        one.
+        It is in the form of a version of the protocol. Raises `SubscriptionNotFound` when there is
+        no such one.
         """
-        matcher = None if topic is None else parse_selector(topic)
-        asked = SubscriptionsRequest("0.x", matcher, subscriber_id)
+        asked = SubscriptionsRequest(version, matcher, subscriber_id)
         return presence.answer(self.broker, self.options, asked, self.last_event_id)
 
 

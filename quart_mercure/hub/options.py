@@ -37,6 +37,10 @@ class HubOptions:
         publish_origins: the other origins whose pages may publish with the cookie.
         queue_events: how many events may wait for one client before it is disconnected.
         queue_bytes: how many bytes may.
+        max_streams: how many streams may be open in total; 0 for any number.
+        max_streams_per_address: how many from one client address (which is the proxy's, behind one
+            that the server does not know of).
+        max_streams_per_token: how many under one token.
         shutdown_timeout: over how long open streams are ended when the server stops.
         max_body: the largest request body.
     """
@@ -63,6 +67,9 @@ class HubOptions:
     publish_origins: tuple[str, ...] = ()
     queue_events: int = 1000
     queue_bytes: int = 1024 * 1024
+    max_streams: int = 0
+    max_streams_per_address: int = 0
+    max_streams_per_token: int = 0
     shutdown_timeout: float = 1.0
     max_body: int = 1024 * 1024
 

@@ -55,6 +55,7 @@ class Request:
 
     method: str
     scheme: str
+    client: str | None
     path: str
     query: tuple[tuple[str, str], ...]
     headers: Mapping[str, str]
