@@ -3,6 +3,7 @@
 from .config import MercureConfig
 from .errors import (
     ConfigurationError,
+    DecryptionError,
     HubUnavailable,
     InvalidMatcher,
     InvalidToken,
@@ -15,6 +16,7 @@ from .errors import (
 from .extension import MercureSSE, mercure_publish, publish_signal
 from .hub import Hub, HubOptions
 from .publisher import HTTPPublisher, Publisher
+from .subscriber import ReceivedUpdate, subscribe
 from .topics import URLPattern, as_topic
 from .update import Update
 
@@ -22,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigurationError",
+    "DecryptionError",
     "HTTPPublisher",
     "Hub",
     "HubOptions",
@@ -34,6 +37,7 @@ __all__ = [
     "MercureSSE",
     "PublishError",
     "Publisher",
+    "ReceivedUpdate",
     "RequestRejected",
     "SubscriptionNotFound",
     "URLPattern",
@@ -41,4 +45,5 @@ __all__ = [
     "as_topic",
     "mercure_publish",
     "publish_signal",
+    "subscribe",
 ]

@@ -51,6 +51,10 @@ class SubscriptionNotFound(MercureError, LookupError):
     """A hub has no such subscription."""
 
 
+class DecryptionError(MercureError):
+    """An update's data is not encrypted, or not for the key at hand."""
+
+
 class PublishError(MercureError):
     """A hub did not accept an update.
 

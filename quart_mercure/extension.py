@@ -26,6 +26,7 @@ from .cli import cli
 from .config import DEFAULT_HUB_URL, MercureConfig
 from .dialects import dialect_of
 from .embedded import HubInFront
+from .encryption import encrypt
 from .errors import ConfigurationError, HubUnavailable, InvalidUpdate, SubscriptionNotFound
 from .hub import Hub
 from .hub.options import DEFAULT_PATH
@@ -323,6 +324,7 @@ class MercureSSE:
         retry: int | None = None,
         jwt: str | None = None,
         hub_url: str | None = None,
+        encrypt_for: Mapping[str, Any] | None = None,
     ) -> str:
         """Publish an update to all who listen; return its identifier.
 
@@ -330,12 +332,13 @@ class MercureSSE:
         alternates. `data` is text, UTF-8 bytes, markup, anything JSON can say, an object with
         `__mercure_sse_data__`, or an awaitable of these. An object alone is topic and data.
         `private` updates reach only those whose token grants one of the topics. `type` names the
-        event (`True`: after its topic); `retry` is in milliseconds.
+        event (`True`: after its topic); `retry` is in milliseconds. With `encrypt_for`, a JWK or a
+        JWK set, not even the hub can read the data.
 
         Raises `InvalidUpdate` for a field that breaks a rule, and `PublishError` when an external
         hub does not accept the update.
         """
-        update = await self._update(topic, data, private, id, type, retry)
+        update = await self._update(topic, data, private, id, type, retry, encrypt_for)
         return await self._publisher(jwt, hub_url).publish(update)
 
     async def publish_many(
@@ -405,6 +408,7 @@ class MercureSSE:
         id: str | None = None,
         type: str | bool | None = None,
         retry: int | None = None,
+        encrypt_for: Mapping[str, Any] | None = None,
     ) -> Update:
         if data is None:
             topic, data = split_publication(topic)
@@ -413,9 +417,10 @@ class MercureSSE:
             raise InvalidUpdate("topic", "is missing: an update needs at least one")
         if type is True or (type is None and self.config.type_is_topic):
             type = topics[0]
+        text = await as_data(data, self.app.json.dumps)
         return Update(
             topics=topics,
-            data=await as_data(data, self.app.json.dumps),
+            data=text if encrypt_for is None else encrypt(text, encrypt_for),
             private=private,
             id=id or new_id(),
             type=type or None,
