@@ -774,6 +774,11 @@ async def test_a_hub_finds_itself_below_a_root_path(hub, path, root_path):
     assert (await stream.opened()).status == 200
 
 
+@pytest.mark.parametrize("path", ["/", "/subscriptions", "/other", PATH + "x"])
+async def test_a_hub_has_nothing_elsewhere(presence_hub, path):
+    assert (await request(presence_hub, "GET", f"{path}?topic=a")).status == 404
+
+
 async def test_a_hub_is_served_by_one_event_loop(hub):
     await subscribe(hub, "topic=a")
 

@@ -149,3 +149,16 @@ def test_a_hub_is_served_alone(serve, http):
     subscriber = RawSubscriber(stream_url(hub, "a"))
     assert subscriber.status == 200
     assert http.get(f"{hub.url}{HUB}/subscriptions").status_code == 401
+
+
+@pytest.mark.parametrize("framework", ["starlette", "fastapi", "django"])
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+def test_a_hub_in_another_framework(serve, http, framework, server):
+    app = serve(f"examples.mounted.{framework}_app:app", server)
+    subscriber = RawSubscriber(stream_url(app, "messages"))
+    identifier = http.get(f"{app.url}/say/hello").raise_for_status().text.strip('"')
+    [event] = parse(subscriber.until(b"hello\n\n"))
+    assert (event.id, event.data) == (identifier, "hello")
+    assert http.get(f"{app.url}{HUB}/subscriptions").status_code == 401
+    assert app.stop(timeout=10) == EXIT_STATUS[server]
+    assert b"retry: " in subscriber.until_it_ends()

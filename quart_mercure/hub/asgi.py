@@ -168,7 +168,8 @@ class Hub:
 
     def _read_request(self, scope: Scope) -> Request:
         raw = scope.get("raw_path") or quote(scope["path"]).encode()
-        path = raw.partition(b"?")[0].decode("latin-1").removeprefix(scope.get("root_path", ""))
+        root = scope.get("root_path", "")
+        path = raw.partition(b"?")[0].decode("latin-1").removeprefix(root)
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
@@ -176,7 +177,7 @@ class Hub:
             method=scope["method"],
             scheme=scope.get("scheme", "http"),
             client=(scope.get("client") or (None,))[0],
-            path=path.removeprefix(self.options.path).rstrip("/"),
+            path=self._below(path, mounted=root != ""),
             query=protocol.parse_form(scope["query_string"]),
             headers=headers,
         )
@@ -208,6 +209,15 @@ class Hub:
         """Return whether the hub answers at this path of the server."""
         own = self.options.path
         return path in (own, protocol.metadata_path(self.options)) or path.startswith(f"{own}/")
+
+    def _below(self, path: str, *, mounted: bool) -> str:
+        """Return a path below the hub's: the server's path, or what a mount point left of it."""
+        own = self.options.path
+        if path == own or path.startswith(f"{own}/"):
+            return path.removeprefix(own).rstrip("/")
+        if mounted or path == protocol.metadata_path(self.options):
+            return path.rstrip("/")
+        raise RequestRejected(404, "there is nothing at this path")
 
     def _methods(self, path: str) -> tuple[str, ...]:
         options = self.options

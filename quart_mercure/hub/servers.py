@@ -12,14 +12,16 @@ import asyncio
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable
-from types import FrameType
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType, FunctionType, MethodType
+from typing import Any, cast
 
 Send = Callable[[Any], Awaitable[None]]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SILENCE_LIMIT_MS = 60_000
+
+_MOST_WRAPPERS = 50
 
 
 class SignalListener:
@@ -60,24 +62,56 @@ class SignalListener:
             previous(number, frame)
 
 
+def _owners(send: Send) -> Iterator[Any]:
+    """Yield the objects that `send` is a method of, looking through what middleware wraps it in.
+
+    Middleware hands a closure on, or a method of an object that holds the `send` it was given.
+    """
+    pending: list[Any] = [send]
+    seen: set[int] = set()
+    while pending and len(seen) < _MOST_WRAPPERS:
+        function = pending.pop(0)
+        if id(function) in seen:
+            continue
+        seen.add(id(function))
+        owner = getattr(function, "__self__", None)
+        if owner is not None:
+            yield owner
+            pending.append(getattr(owner, "send", None))
+        cells = getattr(function, "__closure__", None) or ()
+        pending.extend(cell.cell_contents for cell in cells if _is_function(cell))
+        pending = [each for each in pending if callable(each)]
+
+
+def _is_function(cell: Any) -> bool:
+    try:
+        return isinstance(cell.cell_contents, FunctionType | MethodType)
+    except ValueError:  # an empty cell
+        return False
+
+
 def termination_event(send: Send) -> Any | None:
     """Return hypercorn's event of the worker's end, found from a request's `send`, or `None`."""
-    context = getattr(getattr(send, "__self__", None), "context", None)
-    terminated = getattr(context, "terminated", None)
-    return terminated if callable(getattr(terminated, "wait", None)) else None
+    for owner in _owners(send):
+        terminated = getattr(getattr(owner, "context", None), "terminated", None)
+        if callable(getattr(terminated, "wait", None)):
+            return terminated
+    return None
 
 
 def transport_of(send: Send) -> asyncio.WriteTransport | None:
     """Return the connection under a request's `send`, where it carries this request alone."""
-    owner = getattr(send, "__self__", None)
-    transport = getattr(owner, "transport", None)  # uvicorn
-    if transport is None:  # hypercorn: the stream, its protocol, the connection
-        protocol = getattr(getattr(owner, "send", None), "__self__", None)
-        if type(protocol).__name__ != "H11Protocol":
-            return None
-        connection = getattr(getattr(protocol, "send", None), "__self__", None)
-        transport = getattr(getattr(connection, "writer", None), "transport", None)
-    return transport if hasattr(transport, "abort") else None
+    for owner in _owners(send):
+        transport: Any = getattr(owner, "transport", None)  # uvicorn
+        if transport is None:  # hypercorn: the stream, its protocol, the connection
+            protocol = getattr(getattr(owner, "send", None), "__self__", None)
+            if type(protocol).__name__ == "H2Protocol":
+                return None
+            connection = getattr(getattr(protocol, "send", None), "__self__", None)
+            transport = getattr(getattr(connection, "writer", None), "transport", None)
+        if hasattr(transport, "abort"):
+            return cast("asyncio.WriteTransport", transport)
+    return None
 
 
 def abort(send: Send) -> None:
