@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent
+AUDIENCE = "https://hub.example/.well-known/mercure"
 SECRET = "a secret for the tests, of 32 bytes or more"
 
 SERVERS = {
@@ -26,6 +27,16 @@ SERVERS = {
         *("--backpressure", "1000", "--log-level", "warning", "--workers-kill-timeout", "5"),
     ],
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("conformance", "the hub to test, instead of ours")
+    group.addoption("--hub-url", help="URL of a running hub")
+    group.addoption("--hub-publisher-key", default=SECRET)
+    group.addoption("--hub-subscriber-key", default=SECRET)
+    group.addoption("--hub-audience", default=AUDIENCE)
+    group.addoption("--hub-issuer", default=AUDIENCE)
+    group.addoption("--hub-versions", default="0.x,1.0")
 
 
 @pytest.fixture
@@ -57,29 +68,32 @@ class Server:
 Serve = Callable[..., Server]
 
 
+def start_server(app: str, server: str, log: Path, port: int = 0, **environment: str) -> Server:
+    """Start `module:app` under a server."""
+    port = port or free_port()
+    command = [part.format(port=port) for part in SERVERS[server]]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command, app],
+            cwd=ROOT,
+            env=coverage_environment() | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    running = Server(server, f"http://127.0.0.1:{port}", process, log)
+    wait_until_it_listens(running, port)
+    return running
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """Start `module:app` under a server; it is gone when the test ends."""
     started: list[Server] = []
 
-    def start(
-        app: str, server: str = "hypercorn", port: int | None = None, **environment: str
-    ) -> Server:
-        port = port or free_port()
+    def start(app: str, server: str = "hypercorn", port: int = 0, **environment: str) -> Server:
         log = tmp_path / f"server-{len(started)}.log"
-        command = [part.format(port=port) for part in SERVERS[server]]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command, app],
-                cwd=ROOT,
-                env=coverage_environment() | environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        running = Server(server, f"http://127.0.0.1:{port}", process, log)
-        started.append(running)
-        wait_until_it_listens(running, port)
-        return running
+        started.append(start_server(app, server, log, port, **environment))
+        return started[-1]
 
     yield start
     for running in started:
