@@ -57,7 +57,7 @@ def pattern(text):
 def claims(*authorization_details, **changes):
     now = int(time.time())
     made = {"iss": ISSUER, "aud": URL, "sub": "x", "client_id": "x", "jti": "x", "iat": now}
-    made |= {"exp": now + 60, "authorization_details": list(authorization_details)} | changes
+    made |= {"exp": now + 3600, "authorization_details": list(authorization_details)} | changes
     return {name: value for name, value in made.items() if value is not None}
 
 

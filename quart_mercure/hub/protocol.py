@@ -7,6 +7,7 @@ Both versions of the protocol are read side by side; where they differ, the func
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -35,6 +36,9 @@ MAX_EVENT_ID_LENGTH = 1024
 RESERVED_TYPE = "mercure"
 FORM = "application/x-www-form-urlencoded"
 METADATA_PREFIX = "/.well-known/oauth-protected-resource"
+
+_HEADER_NAMES = re.compile(r"[\w\-., ]{0,1000}", re.ASCII)
+_HOST = re.compile(r"[\w\-.:\[\]]{1,255}", re.ASCII)
 
 _MATCH_PARAMETERS = {
     "match": MatcherType.EXACT.value,
@@ -325,7 +329,9 @@ def metadata_url(request: Request, options: HubOptions) -> str:
     if options.url is not None:
         parts = urlsplit(options.url)
         return f"{parts.scheme}://{parts.netloc}{METADATA_PREFIX}{parts.path}"
-    host = request.headers.get("host", "localhost").replace('"', "").replace("\\", "")
+    host = request.headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        host = "localhost"
     return f"{request.scheme}://{host}{metadata_path(options)}"
 
 
@@ -396,6 +402,8 @@ def cors_headers(request: Request, origins: tuple[str, ...]) -> tuple[tuple[str,
 def preflight_response(request: Request, methods: tuple[str, ...]) -> Response:
     """Answer a CORS preflight: every header that was asked for may be sent."""
     asked = request.headers.get("access-control-request-headers", "")
+    if not _HEADER_NAMES.fullmatch(asked):
+        asked = ""
     headers = (
         ("allow", ", ".join(methods)),
         ("access-control-allow-methods", ", ".join(methods)),
