@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from quart_mercure import Hub, HubOptions, InvalidToken
 from quart_mercure.hub import authorization
 from quart_mercure.hub.keys import KeyRing
+from quart_mercure.hub.matchers import parse_matcher
 from quart_mercure.tokens import DETAIL_TYPE, MAX_CLAIM_MATCHERS, MAX_DETAILS, mint_access_token
 
 from .asgi import PATH, request, subscribe
@@ -112,6 +113,16 @@ async def test_matchers(hub, query, received):
         await post(hub, {"topic": topic, "data": topic})
     expected = topics if received is None else [*received, "end"]
     assert await stream.received(len(expected)) == expected
+
+
+@pytest.mark.parametrize("topic", ["https://[bad", "http://a b/", "https://"])
+def test_a_topic_that_is_no_url_matches_no_pattern(topic):
+    assert not parse_matcher("urlpattern", "https://*/*", URL).matches(topic)
+
+
+def test_hostile_patterns_are_matched_in_bounded_time():
+    pattern = parse_matcher("urlpattern", "/((?:a+)+)b", URL)
+    assert not pattern.matches("/" + "a" * 50_000)
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,22 @@ def test_the_table_of_keys():
     assert shown == config_table()
 
 
+CONFORMANCE = (ROOT / "docs" / "conformance.md").read_text()
+ROWS = re.findall(r"^\| .* \| (.*) \| `(test_\w+)` \|$", CONFORMANCE, re.MULTILINE)
+
+
+def test_the_table_of_conformance_is_honest():
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(ROWS) == CONFORMANCE.count("`test_")
+    assert [name for _, name in ROWS if f"def {name}(" not in tests] == []
+    for rooms in {rooms for rooms, _ in ROWS}:
+        for room in re.findall(r"`([a-z_.]+)", rooms.partition(" (")[0]):
+            path = ROOT / "quart_mercure" / room.replace(".", "/")
+            above = path.parent.with_suffix(".py"), path.parent / "__init__.py"
+            exists = path.with_suffix(".py").exists() or path.is_dir()
+            assert exists or any(each.exists() for each in above), room
+
+
 @pytest.mark.parametrize("name", ["stream_url", "publish_many", "last_event_id"])
 def test_the_changelog_names_what_is_new(name):
     assert name in (ROOT / "CHANGELOG.md").read_text()
