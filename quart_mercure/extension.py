@@ -45,6 +45,7 @@ _CURSOR_TOPIC = "urn:quart-mercure:cursor"
 """A topic nobody subscribes to: asking who does is the cheapest way to a hub's last event id."""
 
 _GRANTED = "_mercure_granted"
+_EVENT_ID = "_mercure_event_id"
 
 _PayloadGetter = TypeVar("_PayloadGetter", bound=Callable[[Any], Any])
 
@@ -495,9 +496,20 @@ class MercureSSE:
         return document, response.headers
 
     async def _page_event_id(self) -> str | None:
-        """Return the event id for stream URLs in pages; a hub that does not say is no error."""
+        """Return the event id for stream URLs in pages; a hub that does not say is no error.
+
+        It is the same for all of a page: that of the first time it is asked for.
+        """
         if not self.config.url_last_event_id:
             return None
+        if not has_request_context():
+            return await self._known_event_id()
+        if _EVENT_ID not in g:
+            setattr(g, _EVENT_ID, await self._known_event_id())
+        identifier: str | None = g.get(_EVENT_ID)
+        return identifier
+
+    async def _known_event_id(self) -> str | None:
         try:
             return await self.last_event_id()
         except (HubUnavailable, ConfigurationError, KeyError, ValueError) as error:

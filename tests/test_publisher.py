@@ -119,6 +119,26 @@ async def test_pages_carry_the_external_hubs_last_event_id():
         await app.sse.aclose()
 
 
+async def test_a_page_asks_for_the_last_event_id_once():
+    asked = []
+    hub = Quart(__name__)
+
+    @hub.get(f"{PATH}/subscriptions/<topic>")
+    async def subscriptions(topic):
+        asked.append(topic)
+        return {"lastEventID": str(len(asked))}
+
+    async with served(hub) as url:
+        app = make_app(url)
+        async with app.test_request_context("/"):
+            page = await render_template_string(
+                "{{ mercure_hub_url('a') }} {{ mercure_hub_url('b') }}"
+            )
+        assert page.count("lastEventID=1") == 2
+        assert len(asked) == 1
+        await app.sse.aclose()
+
+
 async def test_pages_are_served_when_the_hub_is_down(caplog):
     app = make_app("http://127.0.0.1:9/.well-known/mercure")
     async with app.test_request_context("/"):
