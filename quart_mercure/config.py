@@ -189,7 +189,7 @@ class MercureConfig:
         500, _whole(0), "updates kept, over all topics, for clients that come back"
     )
     hub_queue_events: int = _key(
-        1000, _whole(1), "events that may wait for one client before it is disconnected"
+        10_000, _whole(1), "events that may wait for one client before it is disconnected"
     )
     hub_queue_bytes: int = _key(
         1024 * 1024, _whole(1), "bytes that may wait for one client before it is disconnected"

@@ -13,3 +13,11 @@ for package in htmx.org@2.0.11 htmx-ext-sse@2.2.4; do
   mkdir "$package" && tar -xzf "$archive" -C "$package" --strip-components 1
   rm -f "$archive"
 done
+
+# Clients of the protocol that the hub is tested with.
+mkdir -p ../node && cd ../node || exit 1
+[ -d node_modules/eventsource ] && [ -d node_modules/@microsoft/fetch-event-source ] && exit 0
+npm install --silent --no-audit --no-fund --no-save --prefix . \
+  eventsource@4 @microsoft/fetch-event-source@2.0.1 >/dev/null 2>&1 \
+  || echo "npm has no clients: the tests that use them are skipped"
+exit 0

@@ -245,7 +245,7 @@ BAD_TOKENS = {
     "another audience": sign(GOOD | {"aud": "https://other.example"}),
     "expired": sign(GOOD | {"exp": int(time.time()) - 1}),
     "exp is no number": sign(GOOD | {"exp": "soon"}),
-    "not yet valid": sign(GOOD | {"nbf": int(time.time()) + 60}),
+    "not yet valid": sign(GOOD | {"nbf": int(time.time()) + 3600}),
     "critical header": sign(GOOD, crit=["unknown"], unknown=1),
     "details are no list": sign(GOOD | {"authorization_details": {}}),
     "detail is no object": sign(claims(details("subscribe", "a"), "x")),

@@ -65,7 +65,7 @@ class HubOptions:
     access_token_cookie_name: str = "__Secure-mercure_access_token"
     cors_origins: tuple[str, ...] = ()
     publish_origins: tuple[str, ...] = ()
-    queue_events: int = 1000
+    queue_events: int = 10_000
     queue_bytes: int = 1024 * 1024
     max_streams: int = 0
     max_streams_per_address: int = 0
