@@ -42,6 +42,7 @@ class ComponentRegistry(MacroRegistry):  # type: ignore[misc]
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self._functions: set[str] = set()
+        self._looked = False
 
     def add_function(self, name: str, function: Callable[..., Any]) -> None:
         """Make a function a component, as a tag and as a callable of every template."""
@@ -53,7 +54,9 @@ class ComponentRegistry(MacroRegistry):  # type: ignore[misc]
         if name in self._functions:
             return name, None
         found: tuple[str | None, str | None] = super().resolve(name)
-        if found[0] is None and not name.islower():
+        # Names in lower case may well be HTML elements: for these, one look is enough.
+        if found[0] is None and not (name.islower() and self._looked):
+            self._looked = True
             self._find_own()
             found = super().resolve(name)
         return found

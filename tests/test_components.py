@@ -23,6 +23,7 @@ def templates(tmp_path):
     (folder / "components").mkdir(parents=True)
     (folder / "__macros__.html").write_text(
         "{% macro Greeting(name) %}<p>hello {{ name }}</p>{% endmacro %}"
+        "{% macro shout(text) %}{{ text|upper }}{% endmacro %}"
     )
     (folder / "components" / "cards.html").write_text(
         "{% macro Card(title) %}<b>{{ title }}</b>{{ caller() if caller }}{% endmacro %}"
@@ -209,6 +210,7 @@ async def test_presence_alone_watches_its_topic(app):
         ('<{Greeting name="Ada" }/>', "<p>hello Ada</p>"),
         ('<{Card title="a<b"}>inside</{Card}>', "<b>a&lt;b</b>inside"),
         ('<{Whole text="x" }/>', "<i>x</i>"),
+        ('<{shout text="x" }/>', "X"),
         ('<{section class="plain"}>html</{section}>', '<section class="plain">html</section>'),
         ('{% from "components/cards.html" import Card %}{{ Card("t") }}', "<b>t</b>"),
     ],
