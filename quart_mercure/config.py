@@ -207,6 +207,9 @@ class MercureConfig:
     hub_publish_origins: tuple[str, ...] = _key(
         (), _origins, "origins whose pages may publish to the embedded hub with the cookie"
     )
+    hub_write_timeout: float = _key(
+        0.0, _number(0), "longest life of a stream, spread over 80-100 %; 0 for no limit"
+    )
     hub_shutdown_timeout: float = _key(
         1.0, _number(0), "open streams are ended over so long when the server stops"
     )
@@ -275,6 +278,7 @@ class MercureConfig:
             max_streams_per_token=self.hub_max_streams_per_token,
             cors_origins=self.hub_cors_origins,
             publish_origins=self.hub_publish_origins,
+            write_timeout=self.hub_write_timeout,
             shutdown_timeout=self.hub_shutdown_timeout,
         )
 

@@ -220,6 +220,14 @@ async def test_a_stream_ends_when_its_token_expires(hub):
     assert stream.complete
 
 
+async def test_a_stream_ends_when_it_has_been_open_for_long_enough():
+    hub = Hub(options(write_timeout=0.5))
+    token = forged(SUBSCRIBE_A | {"exp": time.time() + 600})
+    stream = await subscribe(hub, "topic=a", headers=bearer(token))
+    await stream.finished()
+    assert stream.complete
+
+
 # Publishing over HTTP ---------------------------------------------------------------------------
 
 

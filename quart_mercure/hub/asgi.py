@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -290,23 +291,30 @@ class Hub:
     ) -> None:
         subscriber = stream.subscriber
         self._streams.add(stream)
-        forget_expiry = self._end_at_expiry(stream)
+        forget_end = self._end_in_time(stream)
         try:
             await self._announce(subscriber, active=True)
             await stream.run(_encode_headers(head), missed)
         finally:
-            forget_expiry()
+            forget_end()
             self._streams.discard(stream)
             self.broker.unsubscribe(subscriber)
             if not self._lifetime.ending:
                 await self._announce(subscriber, active=False)
 
-    def _end_at_expiry(self, stream: Stream) -> Callable[[], None]:
-        """End the stream when its token expires; return what takes that back."""
+    def _end_in_time(self, stream: Stream) -> Callable[[], None]:
+        """End the stream when its token expires or it has been open for long enough.
+
+        Returns what takes that back. Lifetimes are spread, so that streams that began together do
+        not come back together.
+        """
+        ends = []
         expires_at = stream.subscriber.grants.expires_at
-        if expires_at is None:
-            return nothing
-        return self._clock.call_at_epoch(expires_at, stream.end).cancel
+        if expires_at is not None:
+            ends.append(expires_at - time.time())
+        if self.options.write_timeout:
+            ends.append(self.options.write_timeout * random.uniform(0.8, 1.0))
+        return self._clock.call_later(min(ends), stream.end).cancel if ends else nothing
 
     async def _announce(self, subscriber: Subscriber, *, active: bool) -> None:
         if self.options.subscriptions:

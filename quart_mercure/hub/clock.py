@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
 from collections.abc import Callable
 
 
@@ -47,10 +46,6 @@ class Clock:
         else:
             bucket.append(alarm)
         return alarm
-
-    def call_at_epoch(self, when: float, callback: Callable[[], None]) -> Alarm:
-        """Call back at `when`, in seconds since the epoch."""
-        return self.call_later(when - time.time(), callback)
 
     def stop(self) -> None:
         """Forget every alarm."""

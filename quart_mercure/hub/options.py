@@ -41,6 +41,8 @@ class HubOptions:
         max_streams_per_address: how many from one client address (which is the proxy's, behind one
             that the server does not know of).
         max_streams_per_token: how many under one token.
+        write_timeout: how long a stream may be open before it is ended and comes back, spread over
+            80 to 100 % of that; 0 for as long as its token lasts.
         shutdown_timeout: over how long open streams are ended when the server stops.
         max_body: the largest request body.
     """
@@ -70,6 +72,7 @@ class HubOptions:
     max_streams: int = 0
     max_streams_per_address: int = 0
     max_streams_per_token: int = 0
+    write_timeout: float = 0.0
     shutdown_timeout: float = 1.0
     max_body: int = 1024 * 1024
 
