@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from .config import MercureConfig
 from .errors import HubUnavailable, InvalidMatcher, MercureError
 from .hub.matchers import Matcher, MatcherType, exact, parse_matcher, parse_selector
 from .hub.options import DEFAULT_PATH
-from .hub.presence import subscription_selector, subscription_topic
+from .hub.presence import subscription_selector, subscription_topic, subscriptions_path
 from .tokens import mint, mint_access_token
 from .topics import URLPattern
 
@@ -96,7 +96,7 @@ class Legacy:
     def subscriptions_path(self, topic: str | None, subscriber: str | None) -> str:
         """Return the path at which the subscriptions API answers."""
         if topic is None:
-            return f"{DEFAULT_PATH}/subscriptions"
+            return subscriptions_path(DEFAULT_PATH)
         return subscription_topic(DEFAULT_PATH, topic, subscriber)
 
     def matcher(self, topic: str) -> Matcher:
@@ -157,21 +157,20 @@ class Draft:
     def presence_name(self, topic: str | None, subscriber: str | None) -> str:
         """Return a URL pattern, or the topic of one subscription."""
         if topic is None:
-            return URLPattern(f"{DEFAULT_PATH}/subscriptions{{/*}}?")
+            return URLPattern(f"{subscriptions_path(DEFAULT_PATH)}{{/*}}?")
         if subscriber is not None:
             return self.subscriptions_path(topic, subscriber)
         return URLPattern(f"{self.subscriptions_path(topic, None)}{{/:subscriber}}?")
 
     def subscriptions_path(self, topic: str | None, subscriber: str | None) -> str:
         """Return the path at which the subscriptions API answers."""
-        path = f"{DEFAULT_PATH}/subscriptions"
         if topic is None:
-            return path
+            return subscriptions_path(DEFAULT_PATH)
         matcher_type = (
             MatcherType.URL_PATTERN if isinstance(topic, URLPattern) else MatcherType.EXACT
         )
         values = [matcher_type.value, str(topic), *([] if subscriber is None else [subscriber])]
-        return "/".join([path, *(quote(value, safe="") for value in values)])
+        return subscriptions_path(DEFAULT_PATH, *values)
 
     def matcher(self, topic: str) -> Matcher:
         """Return the matcher that a topic or a URL pattern is subscribed to with."""

@@ -158,9 +158,7 @@ class MercureSSE:
         public: bool = True,
     ) -> str:
         """Return the URL to subscribe to topics; `with_subscriptions` adds who listens to them."""
-        names = _names(topics)
-        if with_subscriptions:
-            names = (*names, *map(self.subscription_topic, names))
+        names = self._listened(topics, with_subscriptions)
         base = self.hub_base_url(public=public)
         return self._dialect.subscribe_url(base, names, jwt=subscriber_jwt)
 
@@ -171,11 +169,14 @@ class MercureSSE:
 
         In protocol 1.0 the token goes into the authorization cookie of the current response.
         """
-        granted = _names(topics) or ("*",)
-        if with_subscriptions:
-            granted = (*granted, *map(self.subscription_topic, _names(topics)))
+        granted = self._listened(topics, with_subscriptions) or ("*",)
         jwt = self._token_for_url(granted, payload)
         return self.hub_url(topics, jwt, with_subscriptions=with_subscriptions)
+
+    def _listened(self, topics: Any, with_subscriptions: bool) -> tuple[str, ...]:
+        """Return what a URL for topics selects: them, and perhaps who listens to them."""
+        names = _names(topics)
+        return (*names, *map(self.subscription_topic, names)) if with_subscriptions else names
 
     async def stream_url(self, topics: Any, *, private: bool = False, presence: Any = ()) -> str:
         """Return the URL that a page opens: the components' way to subscribe.
@@ -523,11 +524,10 @@ class MercureSSE:
         with_subscriptions: bool = False,
         public: bool = True,
     ) -> str:
-        names = _names(topics)
-        watched = tuple(map(self.subscription_topic, names)) if with_subscriptions else ()
+        names = self._listened(topics, with_subscriptions)
         return self._dialect.subscribe_url(
             self.hub_base_url(public=public),
-            (*names, *watched),
+            names,
             jwt=subscriber_jwt,
             last_event_id=await self._page_event_id() if names else None,
         )
@@ -535,9 +535,7 @@ class MercureSSE:
     async def _template_authentified_hub_url(
         self, topics: Any = None, payload: Any = None, with_subscriptions: bool = False
     ) -> str:
-        granted = _names(topics) or ("*",)
-        if with_subscriptions:
-            granted = (*granted, *map(self.subscription_topic, _names(topics)))
+        granted = self._listened(topics, with_subscriptions) or ("*",)
         jwt = self._token_for_url(granted, payload)
         return await self._template_hub_url(topics, jwt, with_subscriptions)
 

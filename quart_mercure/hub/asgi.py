@@ -82,24 +82,25 @@ class Hub:
         """Publish several updates in order; return their identifiers."""
         updates = tuple(updates)
         for update in updates:
-            self._refuse_reserved(update)
+            protocol.refuse_reserved_topics(update, self.options)
+            protocol.refuse_reserved_type(update, self.options)
+        await self._dispatch(updates)
+        return [update.id for update in updates]
+
+    async def _dispatch(self, updates: tuple[Update, ...]) -> None:
+        """Publish updates that are known to be allowed, on the event loop that serves."""
         serving = self.loop
         if serving is None or serving is asyncio.get_running_loop() or not serving.is_running():
             await self._publish_here(updates)
         else:
             there = asyncio.run_coroutine_threadsafe(self._publish_here(updates), serving)
             await asyncio.wrap_future(there)
-        return [update.id for update in updates]
 
     async def _publish_here(self, updates: tuple[Update, ...]) -> None:
         for count, update in enumerate(updates, 1):
             await self.broker.publish(update)
             if count % _YIELD_EVERY == 0 or count == len(updates):
                 await asyncio.sleep(0)
-
-    def _refuse_reserved(self, update: Update) -> None:
-        protocol.refuse_reserved_topics(update, self.options)
-        protocol.refuse_reserved_type(update, self.options)
 
     # Serving ------------------------------------------------------------------------------------
 
@@ -235,8 +236,11 @@ class Hub:
 
     async def _publish(self, request: Request, receive: Receive) -> Response:
         options = self.options
-        authorization.refuse_forgery(request, options)
-        grants = await authorization.authorize(request, self._keys, "publisher", options)
+        credential = authorization.find_credential(request, options)
+        authorization.refuse_forgery(credential, request, options)
+        grants = await authorization.authorize(
+            credential, request, self._keys, "publisher", options
+        )
         if grants is None:
             headers = protocol.challenge(request, options)
             raise RequestRejected(401, "publishing needs a token", headers)
@@ -248,7 +252,7 @@ class Hub:
                 "the token does not grant publishing to every topic of the update",
                 protocol.challenge(request, options, error="insufficient_scope"),
             )
-        await self.publish(update)
+        await self._dispatch((update,))
         return protocol.text_response(200, update.id)
 
     async def _read_form(self, request: Request, receive: Receive) -> bytes:
@@ -265,7 +269,10 @@ class Hub:
         send: Send,
     ) -> Response | None:
         options = self.options
-        grants = await authorization.authorize(request, self._keys, "subscriber", options)
+        credential = authorization.find_credential(request, options)
+        grants = await authorization.authorize(
+            credential, request, self._keys, "subscriber", options
+        )
         if grants is None and not options.allow_anonymous:
             headers = protocol.challenge(request, options)
             raise RequestRejected(401, "subscribing needs a token", headers)
@@ -276,7 +283,6 @@ class Hub:
         if request.method == "HEAD":
             return Response(200, headers=protocol.STREAM_HEADERS)
         self._lifetime.watch_worker(send)
-        credential = authorization.find_credential(request, options)
         with self._limits.stream(request.client, credential and credential.token):
             subscriber, replay = await self.broker.subscribe(wanted, grants or ANONYMOUS)
             head = (*protocol.STREAM_HEADERS, *headers)
@@ -323,7 +329,10 @@ class Hub:
 
     async def _list_subscriptions(self, request: Request) -> Response:
         options = self.options
-        grants = await authorization.authorize(request, self._keys, "subscriber", options)
+        credential = authorization.find_credential(request, options)
+        grants = await authorization.authorize(
+            credential, request, self._keys, "subscriber", options
+        )
         if grants is None:
             headers = protocol.challenge(request, options)
             raise RequestRejected(401, "reading the subscriptions needs a token", headers)

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import jwt
 
 from ..errors import InvalidToken, RequestRejected
-from ..tokens import Grants, grants_of_claim, grants_of_details, is_access_token
-from .keys import KeyRing, Role, VerificationKey
+from ..tokens import Grants, grants_of_claim, grants_of_details
+from .keys import KeyRing, Role, VerificationKey, speaks_draft
 from .options import HubOptions
 from .protocol import Request, challenge
 
@@ -27,14 +27,17 @@ class Credential:
 
 
 async def authorize(
-    request: Request, keyring: KeyRing, role: Role, options: HubOptions
+    credential: Credential | None,
+    request: Request,
+    keyring: KeyRing,
+    role: Role,
+    options: HubOptions,
 ) -> Grants | None:
-    """Return the grants of the request's token, or `None` when it carries none.
+    """Return the grants of the token that came with a request, or `None` when none did.
 
     Raises `RequestRejected` (401) when the token is not valid; the answer does not say why, so as
     not to help someone who guesses (specification: Error Responses).
     """
-    credential = find_credential(request, options)
     if credential is None:
         return None
     try:
@@ -76,13 +79,12 @@ def find_credential(request: Request, options: HubOptions) -> Credential | None:
     return None
 
 
-def refuse_forgery(request: Request, options: HubOptions) -> None:
+def refuse_forgery(credential: Credential | None, request: Request, options: HubOptions) -> None:
     """Refuse (403) what another site's page may have made a browser send along with its cookie.
 
     A request that is authorized by a cookie must come from a page of the hub's own host, or of one
     of `publish_origins` (`"*"` is all of them).
     """
-    credential = find_credential(request, options)
     if credential is None or not credential.ambient:
         return
     page = request.headers.get("origin") or request.headers.get("referer", "")
@@ -116,8 +118,7 @@ def verify(token: str, keys: Sequence[VerificationKey], options: HubOptions) -> 
     problem: Exception = InvalidToken("no key is trusted for this token")
     for key in keys:
         try:
-            header = jwt.get_unverified_header(token)
-            if "1.0" in options.protocols and is_access_token(header):
+            if speaks_draft(jwt.get_unverified_header(token), options):
                 return _verify_access_token(token, key, options)
             return _verify_legacy_token(token, key, options)
         except (jwt.InvalidTokenError, jwt.InvalidKeyError) as error:

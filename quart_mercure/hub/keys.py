@@ -112,6 +112,11 @@ def _read_jwks(
     return found
 
 
+def speaks_draft(header: Mapping[str, Any], options: HubOptions) -> bool:
+    """Return whether a token with this header is read as one of protocol 1.0."""
+    return "1.0" in options.protocols and is_access_token(header)
+
+
 class KeyRing:
     """All the keys that a hub trusts."""
 
@@ -126,7 +131,7 @@ class KeyRing:
         """Return the keys to try a token with. Raises `InvalidToken` when it cannot be read."""
         try:
             header = jwt.get_unverified_header(token)
-            if "1.0" not in self._options.protocols or not is_access_token(header):
+            if not speaks_draft(header, self._options):
                 return self._own(role)
             claims = jwt.decode(token, options={"verify_signature": False})
         except jwt.InvalidTokenError as error:

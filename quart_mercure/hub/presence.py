@@ -23,7 +23,7 @@ CONTEXT = "https://mercure.rocks/"
 
 def subscription_topic(hub_path: str, topic: str, subscriber_id: str | None = None) -> str:
     """Return the topic, which is also the path, of one 0.x subscription or of all to `topic`."""
-    return _path(hub_path, topic, *(() if subscriber_id is None else (subscriber_id,)))
+    return subscriptions_path(hub_path, topic, *(() if subscriber_id is None else (subscriber_id,)))
 
 
 def subscription_selector(hub_path: str, topic: str | None = None) -> str:
@@ -32,11 +32,12 @@ def subscription_selector(hub_path: str, topic: str | None = None) -> str:
     It selects the events of each subscription and the address of their list.
     """
     if topic is None:
-        return f"{hub_path}/subscriptions{{/topic,subscriber}}"
+        return f"{subscriptions_path(hub_path)}{{/topic,subscriber}}"
     return f"{subscription_topic(hub_path, topic)}{{/subscriber}}"
 
 
-def _path(hub_path: str, *values: str) -> str:
+def subscriptions_path(hub_path: str, *values: str) -> str:
+    """Return a path of the subscriptions API; each value is percent-encoded once."""
     return "/".join((f"{hub_path}/subscriptions", *(quote(value, safe="") for value in values)))
 
 
@@ -56,14 +57,14 @@ def subscription_document(
     if version == "1.0":
         name = matcher.type.value
         document = {
-            "id": _path(options.path, name, matcher.pattern, subscriber.id),
+            "id": subscriptions_path(options.path, name, matcher.pattern, subscriber.id),
             "type": "subscription",
             "match_type": name,
             "match": matcher.pattern,
         }
     else:
         document = {
-            "id": _path(options.path, matcher.pattern, subscriber.id),
+            "id": subscriptions_path(options.path, matcher.pattern, subscriber.id),
             "type": "Subscription",
             "topic": matcher.pattern,
         }
@@ -124,10 +125,10 @@ def _found(broker: Broker, asked: SubscriptionsRequest) -> Iterator[tuple[Subscr
 
 def _address(options: HubOptions, asked: SubscriptionsRequest) -> str:
     if asked.matcher is None:
-        return _path(options.path)
+        return subscriptions_path(options.path)
     if asked.version == "1.0":
-        return _path(options.path, asked.matcher.type.value, asked.matcher.pattern)
-    return _path(options.path, asked.matcher.pattern)
+        return subscriptions_path(options.path, asked.matcher.type.value, asked.matcher.pattern)
+    return subscriptions_path(options.path, asked.matcher.pattern)
 
 
 def _collection(
