@@ -88,6 +88,15 @@ def _version(value: Any) -> str:
     return text
 
 
+def _spoken(value: Any) -> str:
+    if str(value) == "auto":
+        return "auto"
+    try:
+        return _version(value)
+    except ValueError:
+        raise ValueError(f"must be 0.x, 1.0 or auto, not {value!r}") from None
+
+
 def _versions(value: Any) -> tuple[str, ...]:
     listed = value.replace(",", " ").split() if isinstance(value, str) else value
     versions = tuple(map(_version, listed if isinstance(listed, list | tuple) else [listed]))
@@ -142,7 +151,9 @@ class MercureConfig:
     )
     authz_cookie_name: str = _key("mercureAuthorization", _text, "name of the authorization cookie")
     protocol_version: str = _key(
-        "0.x", _version, "protocol that URLs, tokens and cookies speak: `0.x` or `1.0`"
+        "0.x",
+        _spoken,
+        "protocol that URLs, tokens and cookies speak: `0.x`, `1.0`, or `auto` to ask the hub",
     )
     resource_identifier: str | None = _key(
         None, _text, "`aud` of 1.0 tokens; the public URL of the hub by default"

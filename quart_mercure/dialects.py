@@ -187,11 +187,6 @@ class Draft:
         return found[1]
 
 
-def dialect_of(config: MercureConfig) -> Dialect:
-    """Return the version of the protocol that an application speaks."""
-    return Draft(config) if config.protocol_version == "1.0" else Legacy(config)
-
-
 def _no_pattern(name: str) -> str:
     if isinstance(name, URLPattern):
         raise InvalidMatcher(f"protocol 0.x has no URL patterns: {name!s}")

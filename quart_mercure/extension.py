@@ -24,12 +24,13 @@ from quart import (
 from . import components
 from .cli import cli
 from .config import DEFAULT_HUB_URL, MercureConfig
-from .dialects import dialect_of
+from .dialects import Dialect, Draft, Legacy
 from .embedded import HubInFront
 from .encryption import encrypt
 from .errors import ConfigurationError, HubUnavailable, InvalidUpdate, SubscriptionNotFound
 from .hub import Hub
 from .hub.options import DEFAULT_PATH
+from .negotiation import Negotiation
 from .publisher import Clients, HTTPPublisher, Publisher
 from .signals import SignalCallback, connect_signal
 from .topics import as_data, as_topic, split_publication
@@ -73,8 +74,9 @@ class MercureSSE:
         """
         self.app = app
         self.config = config = MercureConfig.load(app.config, options)
-        self._dialect = dialect_of(config)
         self._clients = Clients(config.publish_timeout, config.publish_connections)
+        self._negotiation = Negotiation(self._clients)
+        self._dialects: dict[str, Dialect] = {"0.x": Legacy(config), "1.0": Draft(config)}
         app.extensions[EXTENSION] = self
         app.sse = self  # type: ignore[attr-defined]
         front = HubInFront(app.asgi_app, lambda: self.hub, self.aclose)
@@ -92,6 +94,7 @@ class MercureSSE:
         )
         components.install(app, self)
         app.cli.add_command(cli)
+        app.before_request(self._negotiate)
 
     # The hub ------------------------------------------------------------------------------------
 
@@ -115,6 +118,29 @@ class MercureSSE:
     async def aclose(self) -> None:
         """Close the connections to an external hub; done when serving ends."""
         await self._clients.aclose()
+
+    @property
+    def protocol_version(self) -> str:
+        """The version of the protocol that is spoken: `"0.x"` or `"1.0"`.
+
+        Where `MERCURE_PROTOCOL_VERSION` is `"auto"`, it is the newest that the embedded hub
+        serves; an external hub is asked before the first request or publication.
+        """
+        version = self.config.protocol_version
+        if version != "auto":
+            return version
+        if self.hub is not None:
+            return max(self.config.hub_protocol_versions)
+        return self._negotiation.version
+
+    @property
+    def _dialect(self) -> Dialect:
+        return self._dialects[self.protocol_version]
+
+    async def _negotiate(self) -> None:
+        if self.config.protocol_version == "auto" and self.hub is None:
+            url = self.hub_base_url(public=False)
+            await self._negotiation.settle(url, self.config.audience)
 
     def hub_base_url(self, public: bool = True) -> str:
         """Return the URL of the hub: for browsers, or the application's own requests to it.
@@ -340,6 +366,7 @@ class MercureSSE:
         Raises `InvalidUpdate` for a field that breaks a rule, and `PublishError` when an external
         hub does not accept the update.
         """
+        await self._negotiate()
         update = await self._update(topic, data, private, id, type, retry, encrypt_for)
         return await self._publisher(jwt, hub_url).publish(update)
 
@@ -351,6 +378,7 @@ class MercureSSE:
         Each is a tuple or a mapping of the arguments of `publish`, an `Update`, or an object that
         can be published alone. Nothing is published when one of them is not valid.
         """
+        await self._negotiate()
         made = [await self._update_of(update) for update in updates]
         return await self._publisher(jwt, hub_url).publish_many(made)
 
@@ -450,6 +478,7 @@ class MercureSSE:
         `SubscriptionNotFound` when there is none, and `HubUnavailable` when an external hub
         cannot be asked.
         """
+        await self._negotiate()
         name = None if topic is None else as_topic(topic)
         if self.hub is not None:
             matcher = None if name is None else self._dialect.matcher(name)
@@ -475,6 +504,7 @@ class MercureSSE:
         """
         if self.hub is not None:
             return self.hub.last_event_id
+        await self._negotiate()
         return self._dialect.cursor(*await self._fetch_subscriptions(_CURSOR_TOPIC, None))
 
     async def _fetch_subscriptions(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import jwt
 import pytest
 from quart import Quart, make_response, render_template_string
@@ -19,10 +20,11 @@ from quart_mercure import (
     as_topic,
 )
 from quart_mercure.dialects import Draft
+from quart_mercure.negotiation import resource_of
 from quart_mercure.tokens import DETAIL_TYPE
 
 from .asgi import PATH, subscribe
-from .conftest import SECRET
+from .conftest import SECRET, free_port
 from .test_publisher import make_hub, served
 
 HUB = "https://hub.example/hub"
@@ -224,3 +226,64 @@ async def test_discovery_attributes_cannot_break_out(app):
     assert 'type="a\\"b\\\\c"' in link
     with pytest.raises(InvalidUpdate):
         await discovered(app, type="a\r\nSet-Cookie: x")
+
+
+# Asking the hub ---------------------------------------------------------------------------------
+
+
+def asking(hub_url, **options):
+    app = Quart(__name__)
+    app.config["SECRET_KEY"] = SECRET
+    MercureSSE(app, hub_url=hub_url, protocol_version="auto", **options)
+    return app
+
+
+@pytest.mark.parametrize("spoken", ["0.x", "1.0"])
+async def test_an_external_hub_is_asked_which_version_it_speaks(spoken, caplog):
+    hub = make_hub(allow_publish=True, protocols=(spoken,), resource_identifier="urn:the-hub")
+    async with served(hub) as hub_url:
+        app = asking(hub_url, resource_identifier="urn:the-hub", issuer="urn:the-hub")
+        assert app.sse.protocol_version == "0.x", "nobody was asked yet"
+        html, _ = await page(app, "{{ mercure_hub_url('a') }}")
+        assert app.sse.protocol_version == spoken
+        assert ("match=a" if spoken == "1.0" else "topic=a") in html
+        assert await app.sse.publish("a", "hello") == hub.last_event_id
+        assert await app.sse.get_subscriptions("a")
+        assert caplog.messages == []
+
+
+async def test_the_answer_is_remembered(caplog):
+    async with served(make_hub(protocols=("1.0",), resource_identifier="urn:hub")) as hub_url:
+        app = asking(hub_url, resource_identifier="urn:another")
+        await app.test_client().get("/")
+        assert "calls itself 'urn:hub'" in caplog.text
+    caplog.clear()
+    await app.test_client().get("/")
+    assert app.sse.protocol_version == "1.0"
+    assert caplog.messages == []
+
+
+async def test_a_hub_that_does_not_answer_is_asked_again(caplog):
+    port = free_port()
+    app = asking(f"http://127.0.0.1:{port}{PATH}")
+    await app.test_client().get("/")
+    assert "protocol 0.x is spoken" in caplog.text
+    caplog.clear()
+    await app.test_client().get("/")
+    assert caplog.messages == [], "not at every request"
+    assert app.sse.protocol_version == "0.x"
+
+
+@pytest.mark.parametrize(
+    ("served_versions", "spoken"), [(["0.x"], "0.x"), (["1.0"], "1.0"), (["0.x", "1.0"], "1.0")]
+)
+def test_with_the_embedded_hub_the_newest_version_it_serves_is_spoken(served_versions, spoken):
+    app = make_app(protocol_version="auto", hub_protocol_versions=served_versions)
+    assert app.sse.protocol_version == spoken
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(404, "{}"), (200, "no JSON"), (200, "[]"), (200, '{"resource": 1}')]
+)
+def test_what_is_no_metadata(status, body):
+    assert resource_of(httpx.Response(status, text=body)) is None
