@@ -11,6 +11,7 @@ import types
 import pytest
 
 from quart_mercure.hub import broker as broker_module
+from quart_mercure.hub import index as index_module
 from quart_mercure.hub import servers
 from quart_mercure.hub.broker import Broker
 from quart_mercure.hub.clock import Clock
@@ -180,12 +181,12 @@ async def test_a_client_that_leaves_lets_the_publisher_go_on():
 
 
 async def test_the_cache_of_patterns_is_bounded_and_current(monkeypatch):
-    monkeypatch.setattr(broker_module, "_MAX_CACHED_TOPICS", 3)
+    monkeypatch.setattr(index_module, "MAX_REMEMBERED_TOPICS", 3)
     broker = make_broker(100)
     [first] = await subscribe(broker, 1, "/{x}")
     for number in range(10):
         await publish(broker, topic=f"/{number}")
-    assert len(broker._patterns_of_topic) <= 3
+    assert len(broker.index._remembered) <= 3
     [second] = await subscribe(broker, 1, "/{x}{/y}")
     await publish(broker, topic="/9")
     broker.unsubscribe(second)

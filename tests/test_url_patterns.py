@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from quart_mercure import InvalidMatcher
-from quart_mercure.hub.matchers import parse_matcher
+from quart_mercure.hub.matchers import kind_of, literal_prefix, matched_text, parse_matcher
 
 from .conftest import chromium_path
 
@@ -84,9 +84,15 @@ def cases() -> list[tuple[str, str]]:
 
 def ours(pattern: str, topic: str) -> Any:
     try:
-        return parse_matcher("urlpattern", pattern, BASE).matches(topic)
+        matcher = parse_matcher("urlpattern", pattern, BASE)
     except InvalidMatcher:
         return "invalid"
+    matches = matcher.matches(topic)
+    if matches:
+        path = matched_text(kind_of(matcher), topic)
+        assert path is not None
+        assert path.startswith(literal_prefix(matcher)), "where the index looks for it"
+    return matches
 
 
 def test_a_browser_agrees_on_what_url_patterns_select():

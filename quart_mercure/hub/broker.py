@@ -1,7 +1,6 @@
 """The broker: who is subscribed, who receives what, and replay joined to live.
 
-Publishing costs as much as there are subscribers who receive the update: exact topics are looked
-up in an index, patterns through a bounded cache of which patterns select a topic.
+Publishing costs as much as there are subscribers who select the update: see `index`.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from ..tokens import Grants
 from ..update import Update, new_id
+from .index import MatcherIndex
 from .matchers import Matcher, any_matches
 from .protocol import SubscribeRequest
 from .queue import ClientQueue, nothing
@@ -22,12 +21,8 @@ from .transport import Event, Replay, Transport
 
 logger = logging.getLogger("quart_mercure.hub")
 
-_MAX_CACHED_TOPICS = 10_000
-
 _LONGEST_WAIT = 1.0
 """How long, in seconds, a publisher waits for clients that all fall behind together."""
-
-_Key = TypeVar("_Key")
 
 
 @dataclass(slots=True)
@@ -59,10 +54,6 @@ class Subscriber:
         )
 
 
-Subscribers = dict[Subscriber, None]
-"""An ordered set."""
-
-
 @dataclass(slots=True, eq=False)
 class _Wait:
     """A publisher that goes on when only `enough` of the clients are still behind."""
@@ -81,9 +72,7 @@ class Broker:
         self._queue_events = queue_events
         self._queue_bytes = queue_bytes
         self._subscribers: dict[str, Subscriber] = {}
-        self._exact: dict[str, Subscribers] = {}
-        self._patterns: dict[Matcher, Subscribers] = {}
-        self._patterns_of_topic: dict[str, tuple[Matcher, ...]] = {}
+        self.index: MatcherIndex[Subscriber] = MatcherIndex()
         self._crowd: set[ClientQueue] = set()
         self._waits: list[_Wait] = []
         transport.connect(self._deliver)
@@ -135,17 +124,12 @@ class Broker:
         subscriber.queue.discard()
         subscriber.queue.on_caught_up = nothing
         for matcher in subscriber.matchers:
-            if matcher.is_exact:
-                _discard(self._exact, matcher.pattern, subscriber)
-            elif _discard(self._patterns, matcher, subscriber):
-                self._patterns_of_topic.clear()
+            self.index.remove(matcher, subscriber)
         return True
 
     def subscribers_of(self, matcher: Matcher) -> Iterable[Subscriber]:
         """Return the subscribers that gave exactly this matcher."""
-        if matcher.is_exact:
-            return tuple(self._exact.get(matcher.pattern, ()))
-        return tuple(self._patterns.get(matcher, ()))
+        return self.index.members(matcher)
 
     def subscriber(self, identifier: str) -> Subscriber | None:
         """Return the subscriber of this identifier, if it is connected."""
@@ -154,17 +138,11 @@ class Broker:
     def _add(self, subscriber: Subscriber) -> None:
         self._subscribers[subscriber.id] = subscriber
         for matcher in subscriber.matchers:
-            if matcher.is_exact:
-                self._exact.setdefault(matcher.pattern, {})[subscriber] = None
-            else:
-                if matcher not in self._patterns:
-                    self._patterns[matcher] = {}
-                    self._patterns_of_topic.clear()
-                self._patterns[matcher][subscriber] = None
+            self.index.add(matcher, subscriber)
 
     def _deliver(self, event: Event) -> None:
         update = event.update
-        found = self._matching(update.topics)
+        found = self.index.select(update.topics)
         if self._crowd:
             self._crowd = set()
         if not found:
@@ -213,30 +191,6 @@ class Broker:
             if len(wait.behind) <= wait.enough and not wait.over.done():
                 wait.over.set_result(None)
 
-    def _matching(self, topics: tuple[str, ...]) -> Subscribers:
-        """Return who selects one of `topics`; the caller must not keep or change it."""
-        found: list[Subscribers] = []
-        for topic in topics:
-            if topic in self._exact:
-                found.append(self._exact[topic])
-            if self._patterns:
-                found.extend(self._patterns[matcher] for matcher in self._patterns_for(topic))
-        if len(found) == 1:
-            return found[0]
-        union: Subscribers = {}
-        for subscribers in found:
-            union.update(subscribers)
-        return union
-
-    def _patterns_for(self, topic: str) -> tuple[Matcher, ...]:
-        cached = self._patterns_of_topic.get(topic)
-        if cached is None:
-            cached = tuple(matcher for matcher in self._patterns if matcher.matches(topic))
-            if len(self._patterns_of_topic) >= _MAX_CACHED_TOPICS:
-                self._patterns_of_topic.clear()
-            self._patterns_of_topic[topic] = cached
-        return cached
-
     def _evict(self, subscriber: Subscriber) -> None:
         """Disconnect a client that falls behind: it comes back and is replayed what it missed."""
         dropped = subscriber.queue.discard() + 1
@@ -244,13 +198,3 @@ class Broker:
         self.counters.slow_clients += 1
         logger.warning("disconnecting slow client %s: %d events waited", subscriber.id, dropped)
         subscriber.on_evicted()
-
-
-def _discard(index: dict[_Key, Subscribers], key: _Key, subscriber: Subscriber) -> bool:
-    """Take a subscriber out of an index; return whether that emptied its entry."""
-    subscribers = index[key]
-    del subscribers[subscriber]
-    if subscribers:
-        return False
-    del index[key]
-    return True

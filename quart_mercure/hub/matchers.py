@@ -118,6 +118,45 @@ def resolved_path(topic: str, base: str) -> str | None:
     return _UNRESERVED_OCTET.sub(lambda octet: unquote(octet[0]), path)
 
 
+Kind = tuple[MatcherType, str]
+"""How a pattern is matched, and against which base: patterns of one kind see the same text."""
+
+_SPECIAL_IN_PATH = re.compile(r"[*:{}(\\+?]")
+
+
+def kind_of(matcher: Matcher) -> Kind:
+    """Return the kind of a pattern; the wildcard is of one of its own."""
+    if matcher.pattern == WILDCARD:
+        return MatcherType.EXACT, ""
+    return matcher.type, matcher.base
+
+
+def matched_text(kind: Kind, topic: str) -> str | None:
+    """Return the part of a topic whose beginning `literal_prefix` speaks of.
+
+    That is the topic itself, or the path of the URL that a URL pattern sees; `None` where the
+    topic is no URL reference, and no URL pattern selects it.
+    """
+    matcher_type, base = kind
+    if matcher_type is not MatcherType.URL_PATTERN:
+        return topic
+    found = _ANY_URL.exec(topic, base)
+    return None if found is None else str(found["pathname"]["input"])
+
+
+@lru_cache(maxsize=4096)
+def literal_prefix(matcher: Matcher) -> str:
+    """Return what the matched text of every topic that a pattern selects begins with."""
+    if matcher.pattern == WILDCARD:
+        return ""
+    if matcher.type is not MatcherType.URL_PATTERN:
+        return matcher.pattern.partition("{")[0]
+    path: str = _url_pattern(matcher.pattern, matcher.base).pathname
+    special = _SPECIAL_IN_PATH.search(path)
+    # The slash before a group belongs to the group and is as optional as that.
+    return path if special is None else path[: special.start()].removesuffix("/")
+
+
 @lru_cache(maxsize=4096)
 def parse_selector(text: str) -> Matcher:
     """Read a topic selector of the 0.x protocol.

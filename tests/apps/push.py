@@ -42,7 +42,7 @@ async def counters():
     broker = hub.broker
     return {
         "subscribers": len(broker),
-        "indexed": len(broker._exact) + len(broker._patterns),
+        "indexed": len(broker.index),
         "slow_clients": broker.counters.slow_clients,
         "dropped": broker.counters.dropped,
     }

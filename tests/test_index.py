@@ -1,0 +1,61 @@
+"""The index of matchers: it finds exactly those who select a topic, and tries few others."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quart_mercure.hub.index import MatcherIndex
+from quart_mercure.hub.matchers import Matcher, parse_matcher, parse_selector
+
+BASE = "https://hub.example/.well-known/mercure"
+
+SELECTORS = ["*", "a", "/books/1", "/books/{id}", "/books{/id}", "{any}", "/b{x}", "{+all}", "/{x}"]
+PATTERNS = ["*", "/books/:id", "/books/:id?", "/books/*", "/b*", "*://*/books/1", "a", ":x", "?q=1"]
+TOPICS = ["a", "/books", "/books/", "/books/1", "/books/1/2", "/b", "https://x.example/books/1"]
+TOPICS += ["http://[", "", "urn:x", "/books/{id}", "?q=1", f"{BASE}/books"]
+
+MATCHERS = [parse_selector(text) for text in SELECTORS]
+MATCHERS += [
+    parse_matcher(kind, text, BASE) for kind in ("exact", "urlpattern") for text in PATTERNS
+]
+
+steps = st.lists(
+    st.tuples(st.booleans(), st.sampled_from(MATCHERS), st.integers(0, 3)), max_size=40
+)
+
+
+@given(steps, st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3))
+def test_an_index_finds_whom_asking_everyone_would_find(changes, topics):
+    index: MatcherIndex[int] = MatcherIndex()
+    members: set[tuple[Matcher, int]] = set()
+    for adding, matcher, member in changes:
+        if adding:
+            index.add(matcher, member)
+            members.add((matcher, member))
+        elif (matcher, member) in members:
+            index.remove(matcher, member)
+            members.remove((matcher, member))
+        selecting = {one for each, one in members if any(map(each.matches, topics))}
+        assert set(index.select(topics)) == selecting
+        assert set(index.members(matcher)) == {one for each, one in members if each == matcher}
+    for matcher, member in members:
+        index.remove(matcher, member)
+    assert len(index) == 0
+    assert (index._by_prefix, index._lengths) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("/users/{}/{{thing}}", "uritemplate"), ("/users/{}/:thing", "urlpattern")],
+)
+def test_patterns_that_could_not_select_a_topic_are_not_tried(text, kind):
+    index: MatcherIndex[int] = MatcherIndex()
+    for number in range(5000):
+        pattern = text.format(number)
+        parsed = parse_selector(pattern) if kind == "uritemplate" else None
+        index.add(parsed or parse_matcher(kind, pattern, BASE), number)
+    assert list(index.select(["/users/7/inbox"])) == [7]
+    assert len(list(index._candidates("/users/4321/inbox"))) <= 4
+    assert list(index._candidates("/.well-known/mercure/subscriptions/a/b")) == []
