@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+from .errors import InvalidUpdate
+from .hub.protocol import RESERVED_TYPE
 from .update import check_text
 
 
@@ -52,8 +54,11 @@ def discovery_links(
 ) -> tuple[str, ...]:
     """Return the `Link` header values by which clients find the hub and the topic of a resource.
 
-    Specification: Discovery. Raises `InvalidUpdate` for an attribute with control characters.
+    Specification: Discovery. Raises `InvalidUpdate` for an attribute with control characters, and
+    for the event type that is reserved for the hub.
     """
+    if type == RESERVED_TYPE:
+        raise InvalidUpdate("type", f'must not be "{RESERVED_TYPE}", reserved for the hub')
     attributes = ['rel="mercure"']
     given = (("last-event-id", last_event_id), ("type", type), ("content-type", content_type))
     for name, value in given:

@@ -228,6 +228,11 @@ async def test_discovery_attributes_cannot_break_out(app):
         await discovered(app, type="a\r\nSet-Cookie: x")
 
 
+async def test_the_reserved_type_is_not_advertised(app):
+    with pytest.raises(InvalidUpdate, match="reserved for the hub"):
+        await discovered(app, type="mercure")
+
+
 # Asking the hub ---------------------------------------------------------------------------------
 
 

@@ -165,19 +165,42 @@ def test_the_table_of_keys():
 
 
 CONFORMANCE = (ROOT / "docs" / "conformance.md").read_text()
-ROWS = re.findall(r"^\| .* \| (.*) \| `(test_\w+)` \|$", CONFORMANCE, re.MULTILINE)
+SECTIONS = re.findall(
+    r"^### .* \((\d+) MUST, (\d+) SHOULD\)\n\n((?:\|.*\n)+)", CONFORMANCE, re.MULTILINE
+)
+ROWS = [
+    [cell.strip() for cell in row.strip("|").split(" | ")]
+    for _, _, table in SECTIONS
+    for row in table.splitlines()[2:]
+]
 
 
-def test_the_table_of_conformance_is_honest():
+def test_the_table_of_conformance_names_what_is_there():
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    assert len(ROWS) == CONFORMANCE.count("`test_")
-    assert [name for _, name in ROWS if f"def {name}(" not in tests] == []
-    for rooms in {rooms for rooms, _ in ROWS}:
-        for room in re.findall(r"`([a-z_.]+)", rooms.partition(" (")[0]):
+    for requirement, _level, rooms, proof in ROWS:
+        name = re.fullmatch(r"`(test_\w+)`", proof)
+        assert name or len(proof) > 20, f"neither a test nor a reason: {requirement}"
+        assert name is None or f"def {name[1]}(" in tests, proof
+        assert (rooms == "") == (name is None), requirement
+        for room in re.findall(r"`([a-zA-Z_.]+)", rooms.partition(" (")[0]):
             path = ROOT / "quart_mercure" / room.replace(".", "/")
             above = path.parent.with_suffix(".py"), path.parent / "__init__.py"
             exists = path.with_suffix(".py").exists() or path.is_dir()
             assert exists or any(each.exists() for each in above), room
+
+
+@pytest.mark.parametrize("level", [0, 1], ids=["MUST", "SHOULD"])
+def test_the_rows_of_conformance_answer_as_much_as_each_section_asks(level):
+    name = ("MUST", "SHOULD")[level]
+    total = 0
+    for *asked, table in SECTIONS:
+        levels = re.findall(
+            rf"\b{name}(?: x (\d+))?", re.sub(r"^\|.*?\|(.*?)\|.*$", r"\1", table, flags=re.M)
+        )
+        answered = sum(int(times or 1) for times in levels)
+        assert answered == int(asked[level]), table
+        total += answered
+    assert f"{total} {name}" in CONFORMANCE.partition("##")[0]
 
 
 @pytest.mark.parametrize("name", ["stream_url", "publish_many", "last_event_id"])
