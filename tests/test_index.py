@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quart_mercure.hub.broker import Broker
 from quart_mercure.hub.index import MatcherIndex
 from quart_mercure.hub.matchers import Matcher, parse_matcher, parse_selector
+from quart_mercure.hub.protocol import SubscribeRequest
+from quart_mercure.hub.transport.memory import MemoryTransport
+from quart_mercure.tokens import Grants
+from quart_mercure.update import Update
 
 BASE = "https://hub.example/.well-known/mercure"
 
@@ -44,6 +49,34 @@ def test_an_index_finds_whom_asking_everyone_would_find(changes, topics):
         index.remove(matcher, member)
     assert len(index) == 0
     assert (index._by_prefix, index._lengths) == ({}, {})
+
+
+wishes = st.tuples(
+    st.lists(st.sampled_from(MATCHERS), min_size=1, max_size=3, unique=True),
+    st.none() | st.lists(st.sampled_from(MATCHERS), max_size=3),
+)
+
+
+@given(
+    st.lists(wishes, max_size=6),
+    st.lists(st.sampled_from([topic for topic in TOPICS if topic]), min_size=1, max_size=2),
+    st.booleans(),
+)
+async def test_an_update_is_received_by_those_who_want_it_and_may(clients, topics, private):
+    broker = Broker(MemoryTransport(0), 10, 1000)
+    subscribers = []
+    for matchers, granted in clients:
+        grants = Grants(subscribe=None if granted is None else tuple(granted))
+        request = SubscribeRequest(tuple(matchers), None)
+        subscribers.append((await broker.subscribe(request, grants))[0])
+    update = Update(topics=tuple(topics), private=private)
+    receiving = {one for one in subscribers if one.receives(update)}
+    assert set(broker.recipients(update)) == receiving
+    await broker.publish(update)
+    assert {one for one in subscribers if len(one.queue)} == receiving
+    for one in subscribers:
+        broker.unsubscribe(one)
+    assert (len(broker.index), len(broker.granted)) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from functools import partial
 
 from ..tokens import Grants
 from ..update import Update, new_id
-from .index import MatcherIndex
+from .index import MatcherIndex, union
 from .matchers import Matcher, any_matches
 from .protocol import SubscribeRequest
 from .queue import ClientQueue, nothing
@@ -47,6 +47,11 @@ class Subscriber:
         self.queue = queue
         self.on_evicted: Callable[[], None] = nothing
 
+    @property
+    def granted(self) -> Iterable[Matcher]:
+        """What it may read of private updates, each matcher once."""
+        return dict.fromkeys(self.grants.subscribe or ())
+
     def receives(self, update: Update) -> bool:
         """Return whether `update` is selected and, when private, granted."""
         return any_matches(self.matchers, update.topics) and (
@@ -73,6 +78,7 @@ class Broker:
         self._queue_bytes = queue_bytes
         self._subscribers: dict[str, Subscriber] = {}
         self.index: MatcherIndex[Subscriber] = MatcherIndex()
+        self.granted: MatcherIndex[Subscriber] = MatcherIndex()
         self._crowd: set[ClientQueue] = set()
         self._waits: list[_Wait] = []
         transport.connect(self._deliver)
@@ -125,6 +131,8 @@ class Broker:
         subscriber.queue.on_caught_up = nothing
         for matcher in subscriber.matchers:
             self.index.remove(matcher, subscriber)
+        for grant in subscriber.granted:
+            self.granted.remove(grant, subscriber)
         return True
 
     def subscribers_of(self, matcher: Matcher) -> Iterable[Subscriber]:
@@ -139,27 +147,34 @@ class Broker:
         self._subscribers[subscriber.id] = subscriber
         for matcher in subscriber.matchers:
             self.index.add(matcher, subscriber)
+        for grant in subscriber.granted:
+            self.granted.add(grant, subscriber)
+
+    def recipients(self, update: Update) -> Iterable[Subscriber]:
+        """Return who selects an update and, when it is private, may read it.
+
+        A private one costs as much as there are of whichever are fewer.
+        """
+        selecting = self.index.groups(update.topics)
+        if not update.private:
+            return union(selecting)
+        fewer, more = sorted(
+            (selecting, self.granted.groups(update.topics)),
+            key=lambda groups: sum(map(len, groups)),
+        )
+        return [one for one in union(fewer) if any(one in group for group in more)]
 
     def _deliver(self, event: Event) -> None:
         update = event.update
-        found = self.index.select(update.topics)
+        found = self.recipients(update)
         if self._crowd:
             self._crowd = set()
         if not found:
             return
         wire = event.wire
-        private = update.private
-        allowed: dict[tuple[Matcher, ...] | None, bool] = {}
         evicted = []
         reached = behind = 0
         for subscriber in found:
-            if private:
-                grant = subscriber.grants.subscribe
-                may = allowed.get(grant)
-                if may is None:
-                    may = allowed[grant] = subscriber.grants.may_receive(update.topics)
-                if not may:
-                    continue
             queue = subscriber.queue
             if queue.put(wire):
                 reached += 1

@@ -57,18 +57,17 @@ class MatcherIndex(Generic[_Member]):
 
     def select(self, topics: Iterable[str]) -> dict[_Member, None]:
         """Return who selects one of `topics`; the caller must not keep or change it."""
+        return union(self.groups(topics))
+
+    def groups(self, topics: Iterable[str]) -> list[dict[_Member, None]]:
+        """Return the members of each matcher that selects one of `topics`, as they are kept."""
         found: list[dict[_Member, None]] = []
         for topic in topics:
             if topic in self._exact:
                 found.append(self._exact[topic])
             if self._patterns:
                 found.extend(self._patterns[each] for each in self._selecting(topic))
-        if len(found) == 1:
-            return found[0]
-        union: dict[_Member, None] = {}
-        for members in found:
-            union.update(members)
-        return union
+        return found
 
     def _selecting(self, topic: str) -> tuple[Matcher, ...]:
         selecting = self._remembered.get(topic)
@@ -102,6 +101,16 @@ class MatcherIndex(Generic[_Member]):
         if not self._lengths[kind, len(prefix)]:
             del self._lengths[kind, len(prefix)]
         self._remembered.clear()
+
+
+def union(groups: list[dict[_Member, None]]) -> dict[_Member, None]:
+    """Return who is in one of the groups."""
+    if len(groups) == 1:
+        return groups[0]
+    members: dict[_Member, None] = {}
+    for group in groups:
+        members.update(group)
+    return members
 
 
 def _remove(index: dict[Any, dict[Any, None]], key: Hashable, member: Hashable) -> bool:

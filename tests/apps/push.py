@@ -42,7 +42,7 @@ async def counters():
     broker = hub.broker
     return {
         "subscribers": len(broker),
-        "indexed": len(broker.index),
+        "indexed": len(broker.index) + len(broker.granted),
         "slow_clients": broker.counters.slow_clients,
         "dropped": broker.counters.dropped,
     }
