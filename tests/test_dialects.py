@@ -18,6 +18,7 @@ from quart_mercure import (
     SubscriptionNotFound,
     URLPattern,
     as_topic,
+    negotiation,
 )
 from quart_mercure.dialects import Draft
 from quart_mercure.negotiation import resource_of
@@ -277,6 +278,19 @@ async def test_a_hub_that_does_not_answer_is_asked_again(caplog):
     await app.test_client().get("/")
     assert caplog.messages == [], "not at every request"
     assert app.sse.protocol_version == "0.x"
+
+
+async def test_a_hub_that_fails_is_asked_again_after_a_pause(caplog, monkeypatch):
+    monkeypatch.setattr(negotiation, "_PAUSE", 0.0)
+    failing = Quart("failing")
+    answers = [("", 503), ({"resource": "urn:hub"}, 200)]
+    failing.get(f"/.well-known/oauth-protected-resource{PATH}")(lambda: answers.pop(0))
+    async with served(failing) as hub_url:
+        app = asking(hub_url, resource_identifier="urn:hub")
+        await app.test_client().get("/")
+        assert "answered 503: protocol 0.x is spoken" in caplog.text
+        await app.test_client().get("/")
+        assert app.sse.protocol_version == "1.0"
 
 
 @pytest.mark.parametrize(
