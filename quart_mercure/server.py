@@ -108,6 +108,8 @@ def _hypercorn(serving: Serving) -> int:
 def _uvicorn(serving: Serving) -> int:
     import uvicorn
 
+    from .uvicorn import Protocol
+
     host, port = serving.address
     # uvicorn ends by raising the signal that ended it once more; let that be no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -119,6 +121,7 @@ def _uvicorn(serving: Serving) -> int:
         workers=serving.workers,
         log_level=serving.log_level,
         access_log=False,
+        http=Protocol,
         ssl_certfile=serving.certfile,
         ssl_keyfile=serving.keyfile,
     )

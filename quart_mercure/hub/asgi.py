@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -22,14 +23,17 @@ from .limits import StreamLimits
 from .matchers import Matcher
 from .options import HubOptions
 from .protocol import Request, Response, SubscriptionsRequest
-from .queue import nothing
-from .stream import Receive, Send, Stream
-from .transport import Event, Transport
+from .policies import queue_rules
+from .stream import NEVER, ConnectionStream, Pace, Receive, Send, Stream
+from .transport import Replay, Transport
 from .transport.memory import MemoryTransport
 
 logger = logging.getLogger("quart_mercure.hub")
 
 Scope = dict[str, Any]
+
+CONNECTION = "quart_mercure.connection"
+"""The ASGI extension by which a server offers its connection: see `quart_mercure.uvicorn`."""
 
 _YIELD_EVERY = 32
 
@@ -37,6 +41,31 @@ _SHORTEST_PAUSE = 0.01
 
 _LAST_WORD_TIMEOUT = 1.0
 """How long, in seconds, an ended stream may take to send what is left before it is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What the server hands over with a request."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+
+    def connection(self) -> Any | None:
+        """Return the server's connection, where it is offered and nothing stands before it."""
+        connection = (self.scope.get("extensions") or {}).get(CONNECTION)
+        direct = connection is not None and connection.is_sent_to_by(self.send)
+        return connection if direct else None
+
+
+@dataclass(slots=True)
+class Opening:
+    """A stream that is about to begin."""
+
+    subscriber: Subscriber
+    headers: tuple[tuple[str, str], ...]
+    replay: Replay | None
+    place: Any
 
 
 class Hub:
@@ -50,10 +79,13 @@ class Hub:
     def __init__(self, options: HubOptions, transport: Transport | None = None) -> None:
         self.options = options
         self._transport = transport or MemoryTransport(options.reconciliation_length)
-        self.broker = Broker(self._transport, options.queue_events, options.queue_bytes)
+        self.broker = Broker(self._transport, queue_rules(options), options.max_flush_interval)
         self._keys = KeyRing(options)
         self._limits = StreamLimits(options)
         self._clock = Clock()
+        self._pace = Pace(
+            self._clock, options.keepalive_interval, options.dispatch_timeout, self._time_out
+        )
         self._streams: set[Stream] = set()
         self._lifetime = Lifetime(self._end_streams)
 
@@ -97,10 +129,9 @@ class Hub:
             await asyncio.wrap_future(there)
 
     async def _publish_here(self, updates: tuple[Update, ...]) -> None:
-        for count, update in enumerate(updates, 1):
-            await self.broker.publish(update)
-            if count % _YIELD_EVERY == 0 or count == len(updates):
-                await asyncio.sleep(0)
+        for start in range(0, len(updates), _YIELD_EVERY):
+            await self.broker.publish(updates[start : start + _YIELD_EVERY])
+            await asyncio.sleep(0)
 
     # Serving ------------------------------------------------------------------------------------
 
@@ -126,6 +157,7 @@ class Hub:
         await self._lifetime.drained()
         await self._transport.aclose()
         self._clock.stop()
+        self.broker.stop()
         self._lifetime.forget()
 
     async def _end_streams(self) -> None:
@@ -144,6 +176,15 @@ class Hub:
         for stream in tuple(self._streams):
             stream.drop()
 
+    def _time_out(self, stream: Stream) -> None:
+        self.broker.counters.timed_out += 1
+        logger.warning(
+            "disconnecting client %s: it took nothing for %g seconds",
+            stream.subscriber.id,
+            self.options.dispatch_timeout,
+        )
+        stream.drop()
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
@@ -157,16 +198,22 @@ class Hub:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.start()
+        answer = await self._answer_or_refuse(Exchange(scope, receive, send))
+        if isinstance(answer, Opening):
+            await self._serve_stream(answer, Exchange(scope, receive, send))
+        else:
+            await _send_response(send, answer, body=scope["method"] != "HEAD")
+
+    async def _answer_or_refuse(self, exchange: Exchange) -> Response | Opening:
         headers: tuple[tuple[str, str], ...] = ()
         request: Request | None = None
         try:
-            request = self._read_request(scope)
+            request = self._read_request(exchange.scope)
             headers = protocol.cors_headers(request, self.options.cors_origins)
-            response = await self._answer(request, headers, receive, send)
+            answer = await self._answer(request, exchange)
         except RequestRejected as error:
-            response = protocol.error_response(request, error)
-        if response is not None:
-            await _send_response(send, response, headers, body=scope["method"] != "HEAD")
+            answer = protocol.error_response(request, error)
+        return replace(answer, headers=(*answer.headers, *headers))
 
     def _read_request(self, scope: Scope) -> Request:
         raw = scope.get("raw_path") or quote(scope["path"]).encode()
@@ -184,14 +231,8 @@ class Hub:
             headers=headers,
         )
 
-    async def _answer(
-        self,
-        request: Request,
-        headers: tuple[tuple[str, str], ...],
-        receive: Receive,
-        send: Send,
-    ) -> Response | None:
-        """Call the handler of the request; `None` means that it has answered already."""
+    async def _answer(self, request: Request, exchange: Exchange) -> Response | Opening:
+        """Call the handler of the request."""
         methods = self._methods(request.path)
         if request.method == "OPTIONS":
             return protocol.preflight_response(request, methods)
@@ -204,8 +245,8 @@ class Hub:
         if request.path:
             return await self._list_subscriptions(request)
         if request.method == "POST":
-            return await self._publish(request, receive)
-        return await self._subscribe(request, headers, receive, send)
+            return await self._publish(request, exchange.receive)
+        return await self._subscribe(request, exchange)
 
     def serves(self, path: str) -> bool:
         """Return whether the hub answers at this path of the server."""
@@ -252,6 +293,10 @@ class Hub:
                 "the token does not grant publishing to every topic of the update",
                 protocol.challenge(request, options, error="insufficient_scope"),
             )
+        if self.broker.waiting >= options.publish_backlog:
+            raise RequestRejected(
+                503, "subscribers are falling behind; publish again later", (("retry-after", "1"),)
+            )
         await self._dispatch((update,))
         return protocol.text_response(200, update.id)
 
@@ -261,13 +306,7 @@ class Hub:
             raise RequestRejected(415, f"the body must be {protocol.FORM}")
         return await _read_body(receive, self.options.max_body)
 
-    async def _subscribe(
-        self,
-        request: Request,
-        headers: tuple[tuple[str, str], ...],
-        receive: Receive,
-        send: Send,
-    ) -> Response | None:
+    async def _subscribe(self, request: Request, exchange: Exchange) -> Response | Opening:
         options = self.options
         credential = authorization.find_credential(request, options)
         grants = await authorization.authorize(
@@ -276,56 +315,68 @@ class Hub:
         if grants is None and not options.allow_anonymous:
             headers = protocol.challenge(request, options)
             raise RequestRejected(401, "subscribing needs a token", headers)
-        body = await self._read_form(request, receive) if request.method == "QUERY" else b""
+        querying = request.method == "QUERY"
+        body = await self._read_form(request, exchange.receive) if querying else b""
         wanted = protocol.parse_subscribe(request, options, protocol.parse_form(body))
         if self._lifetime.ending:
             raise RequestRejected(503, "the hub is shutting down", (("retry-after", "1"),))
         if request.method == "HEAD":
             return Response(200, headers=protocol.STREAM_HEADERS)
-        self._lifetime.watch_worker(send)
-        with self._limits.stream(request.client, credential and credential.token):
+        self._lifetime.watch_worker(exchange.send)
+        place = self._limits.take(request.client, credential and credential.token)
+        try:
             subscriber, replay = await self.broker.subscribe(wanted, grants or ANONYMOUS)
-            head = (*protocol.STREAM_HEADERS, *headers)
-            if replay is not None:
-                head = (*head, *protocol.event_id_headers(wanted, replay.preceding_id))
-            stream = Stream(subscriber, self._clock, options.keepalive_interval, receive, send)
-            await self._serve_stream(stream, head, replay.events if replay else ())
-        return None
+        except BaseException:
+            self._limits.release(place)
+            raise
+        headers = protocol.STREAM_HEADERS
+        if replay is not None:
+            headers = (*headers, *protocol.event_id_headers(wanted, replay.preceding_id))
+        return Opening(subscriber, headers, replay, place)
 
-    async def _serve_stream(
-        self, stream: Stream, head: tuple[tuple[str, str], ...], missed: Sequence[Event]
-    ) -> None:
-        subscriber = stream.subscriber
+    async def _serve_stream(self, opening: Opening, exchange: Exchange) -> None:
+        subscriber = opening.subscriber
+        stream = self._stream_to(subscriber, exchange)
+        missed = opening.replay.events if opening.replay else ()
         self._streams.add(stream)
-        forget_end = self._end_in_time(stream)
         try:
             await self._announce(subscriber, active=True)
-            await stream.run(_encode_headers(head), missed)
+            await stream.run(
+                _encode_headers(opening.headers), missed, self._lifetime_of(subscriber)
+            )
         finally:
-            forget_end()
             self._streams.discard(stream)
             self.broker.unsubscribe(subscriber)
+            self._limits.release(opening.place)
             if not self._lifetime.ending:
                 await self._announce(subscriber, active=False)
 
-    def _end_in_time(self, stream: Stream) -> Callable[[], None]:
-        """End the stream when its token expires or it has been open for long enough.
+    def _stream_to(self, subscriber: Subscriber, exchange: Exchange) -> Stream:
+        connection = exchange.connection()
+        if connection is None:
+            return Stream(subscriber, self._pace, exchange.receive, exchange.send)
+        return ConnectionStream(
+            connection, subscriber, self._pace, exchange.receive, exchange.send
+        )
 
-        Returns what takes that back. Lifetimes are spread, so that streams that began together do
-        not come back together.
+    def _lifetime_of(self, subscriber: Subscriber) -> float:
+        """Return after how many seconds a stream is ended, at the latest.
+
+        That is when its token expires or it has been open for long enough. The latter is spread,
+        so that streams that began together do not come back together.
         """
-        ends = []
-        expires_at = stream.subscriber.grants.expires_at
+        lifetime = NEVER
+        expires_at = subscriber.grants.expires_at
         if expires_at is not None:
-            ends.append(expires_at - time.time())
+            lifetime = expires_at - time.time()
         if self.options.write_timeout:
-            ends.append(self.options.write_timeout * random.uniform(0.8, 1.0))
-        return self._clock.call_later(min(ends), stream.end).cancel if ends else nothing
+            lifetime = min(lifetime, self.options.write_timeout * random.uniform(0.8, 1.0))
+        return lifetime
 
     async def _announce(self, subscriber: Subscriber, *, active: bool) -> None:
         if self.options.subscriptions:
-            for update in presence.announcements(self.options, subscriber, active=active):
-                await self._transport.announce(update)
+            updates = tuple(presence.announcements(self.options, subscriber, active=active))
+            await self._transport.announce(updates)
 
     async def _list_subscriptions(self, request: Request) -> Response:
         options = self.options
@@ -381,10 +432,8 @@ def _encode_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, byt
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
-async def _send_response(
-    send: Send, response: Response, headers: tuple[tuple[str, str], ...], *, body: bool
-) -> None:
-    head = (*response.headers, ("content-length", str(len(response.body))), *headers)
+async def _send_response(send: Send, response: Response, *, body: bool) -> None:
+    head = (*response.headers, ("content-length", str(len(response.body))))
     await send(
         {
             "type": "http.response.start",

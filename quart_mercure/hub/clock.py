@@ -1,10 +1,13 @@
-"""One clock for all streams: heartbeats and token expiry without a timer per client."""
+"""One clock for all streams: what is due when, without a timer of the event loop per client."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+_Entry = TypeVar("_Entry", bound=Hashable)
 
 
 class Alarm:
@@ -72,3 +75,48 @@ class Clock:
                     alarm.callback()
         if self._ticks:
             self._set_timer(loop)
+
+
+class Overdue(Generic[_Entry]):
+    """Calls back for every entry that stays in it for longer than `timeout` seconds.
+
+    All have the same time, so the first to enter is the first to be due: entering and leaving cost
+    no timer each. With a `timeout` of 0 nothing is ever overdue.
+    """
+
+    def __init__(
+        self, clock: Clock, timeout: float, callback: Callable[[_Entry], None]
+    ) -> None:
+        self._clock = clock
+        self._timeout = timeout
+        self._callback = callback
+        self._entered: dict[_Entry, float] = {}
+        self._armed = False
+
+    def __len__(self) -> int:
+        return len(self._entered)
+
+    def enter(self, entry: _Entry, now: float) -> None:
+        """Begin an entry's time, at the event loop's time `now`."""
+        self._entered[entry] = now
+        if not self._armed and self._timeout:
+            self._arm(self._timeout)
+
+    def leave(self, entry: _Entry) -> None:
+        """End an entry's time, if it has begun."""
+        self._entered.pop(entry, None)
+
+    def _arm(self, delay: float) -> None:
+        self._armed = True
+        self._clock.call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._armed = False
+        now = asyncio.get_running_loop().time()
+        while self._entered:
+            entry, begun = next(iter(self._entered.items()))
+            if begun + self._timeout > now:
+                self._arm(begun + self._timeout - now)
+                return
+            del self._entered[entry]
+            self._callback(entry)

@@ -35,8 +35,18 @@ class HubOptions:
         cors_origins: the origins whose pages may use the hub with credentials; `"*"` in it lets
             every origin in, but without credentials.
         publish_origins: the other origins whose pages may publish with the cookie.
-        queue_events: how many events may wait for one client before it is disconnected.
+        queue_events: how many events may wait for one client.
         queue_bytes: how many bytes may.
+        slow_client_policy: what becomes of an update for which there is no room: `"disconnect"`
+            the client, `"drop_oldest"`, `"drop_newest"`, or `"conflate"` (see `SlowClientPolicy`).
+        slow_client_policies: the same for topics, each a topic selector and a policy; the first
+            that selects one of an update's topics counts.
+        dispatch_timeout: how long a client may take to accept what was sent to it before it is
+            disconnected; 0 for ever.
+        max_flush_interval: the longest time between updates being sent in batches, under load; 0
+            sends each update by itself, at once.
+        publish_backlog: how many publications over HTTP may wait for subscribers that fall behind
+            before others are refused (503).
         max_streams: how many streams may be open in total; 0 for any number.
         max_streams_per_address: how many from one client address (which is the proxy's, behind one
             that the server does not know of).
@@ -69,6 +79,11 @@ class HubOptions:
     publish_origins: tuple[str, ...] = ()
     queue_events: int = 10_000
     queue_bytes: int = 1024 * 1024
+    slow_client_policy: str = "disconnect"
+    slow_client_policies: tuple[tuple[str, str], ...] = ()
+    dispatch_timeout: float = 10.0
+    max_flush_interval: float = 0.01
+    publish_backlog: int = 100
     max_streams: int = 0
     max_streams_per_address: int = 0
     max_streams_per_token: int = 0

@@ -1,120 +1,216 @@
-"""One client's bounded queue of encoded events."""
+"""One client's bounded queue: what waits until the client's connection takes more."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from itertools import islice
+from typing import Protocol
+
+from .events import Batch, Event
+from .policies import QueueRules, SlowClientPolicy
+
+_MOST_AT_ONCE = 256
+"""How many waiting events are sent together."""
+
+
+class Outlet(Protocol):
+    """A client's connection, as its queue sees it."""
+
+    def write(self, batch: Batch) -> bool:
+        """Send; return whether more may follow at once. If not, call the queue's `resume` later."""
+
+    def finish(self, last: Batch | None) -> None:
+        """Send what is last, if anything, and end the response."""
+
+    def drop(self) -> None:
+        """End the connection without waiting for the client."""
 
 
 class ClientQueue:
-    """Events that wait for one client, bounded in number and in bytes.
+    """Passes a client what is for it, and holds what its connection does not take yet.
 
-    It is written by the broker and read by the client's stream, both on the hub's event loop. The
-    bytes it holds are shared with every other client's queue.
+    A client that keeps up has an empty queue: it is handed shared batches as they come. It is
+    written by the delivery and emptied by the client's outlet, both on the hub's event loop.
     """
 
     __slots__ = (
-        "_closed",
-        "_events",
+        "_droppable",
         "_excused",
-        "_max_bytes",
-        "_max_events",
+        "_last",
+        "_newest",
+        "_rules",
         "_size",
-        "_waiter",
+        "_waiting",
+        "after",
         "behind",
-        "on_caught_up",
+        "closed",
+        "outlet",
+        "ready",
     )
 
-    def __init__(self, max_events: int, max_bytes: int) -> None:
-        self._events: deque[bytes] = deque()
+    def __init__(self, rules: QueueRules, after: int = 0) -> None:
+        self._rules = rules
+        self._waiting: OrderedDict[int, Event] | None = None
+        self._newest: dict[str, int] | None = None
+        self._droppable: deque[int] | None = None
         self._size = 0
-        self._max_events = max_events
-        self._max_bytes = max_bytes
-        self._closed = False
         self._excused = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._last: Batch | None = None
+        self.after = after
+        """Events up to this position are not for this client."""
+        self.outlet: Outlet | None = None
+        self.ready = False
+        """Whether the outlet takes more now, which means that nothing waits."""
+        self.closed = False
+        """Whether nothing more is taken."""
         self.behind = False
         """Whether half of the bound is used: a publisher may wait for that to change."""
-        self.on_caught_up: Callable[[], None] = nothing
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing more can be put."""
-        return self._closed
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self._waiting or ())
 
-    def put(self, event: bytes) -> bool:
-        """Add an event. Return `False`, and leave the queue as it is, when it is full or closed.
+    # Towards the client -------------------------------------------------------------------------
 
-        An event that is larger than the whole bound still goes into an empty queue: it could
-        never be delivered otherwise.
-        """
-        if self._closed or len(self._events) >= self._max_events:
-            return False
-        size = self._size + len(event)
-        if size > self._max_bytes and self._events:
-            return False
-        self._events.append(event)
-        self._size = size
-        if not (self.behind or self._excused) and (
-            len(self._events) * 2 > self._max_events or size * 2 > self._max_bytes
-        ):
-            self.behind = True
-        self._wake()
-        return True
+    def offer(self, batch: Batch) -> int:
+        """Take events. Return 0, or how many do not fit of a client that must be disconnected."""
+        if self.ready and self.after < batch.first:
+            self.ready = self.outlet.write(batch)  # type: ignore[union-attr]
+            return 0
+        if self.closed:
+            return 0
+        events = [event for event in batch.events if event.position > self.after]
+        if self.ready and events:
+            self.ready = self.outlet.write(Batch(events))  # type: ignore[union-attr]
+            return 0
+        for count, event in enumerate(events):
+            if not self._put(event):
+                return len(events) - count
+        return 0
 
-    async def get_all(self) -> bytes:
-        """Wait until something is there and return all of it; `b""` once closed and empty."""
-        while not self._events:
-            if self._closed:
-                return b""
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        events = self._events
-        if len(events) == 1:
-            joined = events.popleft()
-        else:
-            joined = b"".join(events)
-            events.clear()
-        self._size = 0
+    def resume(self) -> None:
+        """Send what waits: the outlet takes more."""
+        outlet = self.outlet
+        assert outlet is not None, "a queue is resumed by its outlet"
+        while self._waiting:
+            if not outlet.write(self._take()):
+                return
         self._caught_up()
-        return joined
+        if self.closed:
+            outlet.finish(self._last)
+        else:
+            self.ready = True
+
+    def finish(self, last: Batch | None = None) -> None:
+        """Take nothing more; let the client have what waits and `last`, then end its stream."""
+        if self.closed:
+            return
+        self.closed = True
+        self._last = last
+        if self.ready:
+            self.ready = False
+            self.outlet.finish(last)  # type: ignore[union-attr]
+
+    def discard(self) -> int:
+        """Take nothing more, forget what waits, and return how many events that was."""
+        forgotten = len(self)
+        self.closed = True
+        self.ready = False
+        self._forget()
+        self._caught_up()
+        return forgotten
 
     def excuse(self) -> None:
         """Let nobody wait for this client, until it has taken what is there."""
         self._excused = True
         self.behind = False
 
-    def close(self) -> None:
-        """Let the reader take what is left, then end."""
-        self._closed = True
-        self._wake()
+    # What waits ---------------------------------------------------------------------------------
 
-    def discard(self) -> int:
-        """Close, drop what is left, and return how many events that was."""
-        dropped = len(self._events)
-        self._events.clear()
+    def _put(self, event: Event) -> bool:
+        """Add an event by the policy for it; return whether the client may stay."""
+        rules = self._rules
+        topics = event.update.topics
+        policy = rules.policy_of(topics)
+        if policy is SlowClientPolicy.CONFLATE:
+            self._conflate(topics[0])
+        size = len(event.wire)
+        while not self._has_room(size):
+            if policy is SlowClientPolicy.DROP_OLDEST and self._drop_oldest():
+                continue
+            if policy in (SlowClientPolicy.DROP_OLDEST, SlowClientPolicy.DROP_NEWEST):
+                rules.counters.dropped += 1
+                return True
+            return False
+        if self._waiting is None:
+            self._waiting = OrderedDict()
+        self._waiting[event.position] = event
+        self._size += size
+        if policy is SlowClientPolicy.CONFLATE:
+            self._newest = self._newest or {}
+            self._newest[topics[0]] = event.position
+        elif policy is SlowClientPolicy.DROP_OLDEST:
+            self._droppable = deque() if self._droppable is None else self._droppable
+            self._droppable.append(event.position)
+        elif policy is SlowClientPolicy.DISCONNECT:
+            self._note_whether_behind()
+        return True
+
+    def _has_room(self, size: int) -> bool:
+        """Return whether an event fits.
+
+        One that is larger than the whole bound goes into an empty queue: it could never be
+        delivered otherwise.
+        """
+        if not self._waiting:
+            return True
+        rules = self._rules
+        return len(self._waiting) < rules.max_events and self._size + size <= rules.max_bytes
+
+    def _conflate(self, topic: str) -> None:
+        position = (self._newest or {}).pop(topic, None)
+        if position is not None and self._remove(position):
+            self._rules.counters.conflated += 1
+
+    def _drop_oldest(self) -> bool:
+        while self._droppable:
+            if self._remove(self._droppable.popleft()):
+                self._rules.counters.dropped += 1
+                return True
+        return False
+
+    def _remove(self, position: int) -> bool:
+        event = self._waiting.pop(position, None) if self._waiting else None
+        if event is None:
+            return False
+        self._size -= len(event.wire)
+        return True
+
+    def _take(self) -> Batch:
+        """Take the oldest events out, to be sent together."""
+        waiting = self._waiting or OrderedDict()
+        if len(waiting) <= _MOST_AT_ONCE:
+            events = list(waiting.values())
+            self._forget()
+        else:
+            events = [waiting[position] for position in tuple(islice(waiting, _MOST_AT_ONCE))]
+            for event in events:
+                self._remove(event.position)
+        return Batch(events)
+
+    def _forget(self) -> None:
+        self._waiting = self._newest = self._droppable = None
         self._size = 0
-        self.close()
-        self._caught_up()
-        return dropped
+
+    def _note_whether_behind(self) -> None:
+        if self.behind or self._excused or self._waiting is None:
+            return
+        rules = self._rules
+        if len(self._waiting) * 2 > rules.max_events or self._size * 2 > rules.max_bytes:
+            self.behind = True
+            rules.on_change(self)
 
     def _caught_up(self) -> None:
         self._excused = False
         if self.behind:
             self.behind = False
-            self.on_caught_up()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-def nothing() -> None:
-    """Stand in where nobody is to be called."""
+            self._rules.on_change(self)

@@ -10,28 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...update import Update, encode
+from ...update import Update
+from ..events import Event
 
+__all__ = ["Deliver", "Event", "Replay", "Transport"]
 
-class Event:
-    """An update in its place in the hub's order, encoded when first needed and then shared."""
-
-    __slots__ = ("_wire", "position", "update")
-
-    def __init__(self, position: int, update: Update) -> None:
-        self.position = position
-        self.update = update
-        self._wire: bytes | None = None
-
-    @property
-    def wire(self) -> bytes:
-        """The server-sent event."""
-        if self._wire is None:
-            self._wire = encode(self.update)
-        return self._wire
-
-
-Deliver = Callable[[Event], None]
+Deliver = Callable[[Sequence[Event]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +42,13 @@ class Transport(Protocol):
         """The identifier of the last event delivered; `"earliest"` before the first."""
 
     def connect(self, deliver: Deliver) -> None:
-        """Call `deliver` with every event from now on, in order, on the hub's event loop."""
+        """Call `deliver` with all events from now on, in order, on the hub's event loop."""
 
-    async def publish(self, update: Update) -> None:
-        """Keep an application's update and deliver it."""
+    async def publish(self, updates: Sequence[Update]) -> None:
+        """Keep an application's updates and deliver them, in order and without others between."""
 
-    async def announce(self, update: Update) -> None:
-        """Keep an update of the hub's own, apart from the applications', and deliver it."""
+    async def announce(self, updates: Sequence[Update]) -> None:
+        """Keep updates of the hub's own, apart from the applications', and deliver them."""
 
     async def replay(self, after: str, until: int) -> Replay:
         """Return the kept events after the identifier `after`, up to the position `until`.

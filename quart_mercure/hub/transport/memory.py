@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Sequence
 from itertools import takewhile
 
 from ...update import EARLIEST, Update
-from . import Deliver, Event, Replay
+from ..events import Event
+from . import Deliver, Replay
 
 _REMEMBERED_IDS = 20
 """How many identifiers are remembered for each event that is kept."""
@@ -46,21 +48,21 @@ class MemoryTransport:
     def __init__(self, length: int) -> None:
         self._published = _Log(length)
         self._announced = _Log(length)
-        self._deliver: Deliver = lambda _event: None
+        self._deliver: Deliver = lambda _events: None
         self.position = 0
         self.last_event_id = EARLIEST
 
     def connect(self, deliver: Deliver) -> None:
-        """Call `deliver` with every event from now on, in order."""
+        """Call `deliver` with all events from now on, in order."""
         self._deliver = deliver
 
-    async def publish(self, update: Update) -> None:
-        """Keep an application's update and deliver it."""
-        self._append(update, self._published)
+    async def publish(self, updates: Sequence[Update]) -> None:
+        """Keep an application's updates and deliver them."""
+        self._append(updates, self._published)
 
-    async def announce(self, update: Update) -> None:
-        """Keep an update of the hub's own, apart from the applications', and deliver it."""
-        self._append(update, self._announced)
+    async def announce(self, updates: Sequence[Update]) -> None:
+        """Keep updates of the hub's own, apart from the applications', and deliver them."""
+        self._append(updates, self._announced)
 
     async def replay(self, after: str, until: int) -> Replay:
         """Return the kept events after the identifier `after`, up to the position `until`."""
@@ -75,9 +77,12 @@ class MemoryTransport:
     async def aclose(self) -> None:
         """Nothing is held open."""
 
-    def _append(self, update: Update, log: _Log) -> None:
-        self.position += 1
-        self.last_event_id = update.id
-        event = Event(self.position, update)
-        log.append(event)
-        self._deliver(event)
+    def _append(self, updates: Sequence[Update], log: _Log) -> None:
+        if not updates:
+            return
+        events = [Event(self.position + count, each) for count, each in enumerate(updates, 1)]
+        self.position += len(events)
+        self.last_event_id = updates[-1].id
+        for event in events:
+            log.append(event)
+        self._deliver(events)
