@@ -43,18 +43,11 @@ class Tally:
         self.open = 0
         self.lost = 0
         self.latencies: list[int] = []
-        self.opened = asyncio.Event()
-        self.target = 0
 
     def reset(self) -> None:
         self.events = 0
         self.lost = 0
         self.latencies.clear()
-
-    def count_open(self) -> None:
-        self.open += 1
-        if self.open >= self.target:
-            self.opened.set()
 
 
 class StreamReader(asyncio.Protocol):
@@ -66,10 +59,9 @@ class StreamReader(asyncio.Protocol):
         self._timed = timed
         self._tail = b""
         self._begun = False
-        self.transport: Any = None
+        self.opened = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
-        self.transport = transport
         transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
@@ -84,7 +76,8 @@ class StreamReader(asyncio.Protocol):
             if not data.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(f"refused: {data[:200]!r}")
             self._begun = True
-            tally.count_open()
+            tally.open += 1
+            self.opened.set_result(None)
         # Whole events only: what follows the last event's end waits for the rest of it.
         end = max(data.rfind(b"\n\n"), data.rfind(b"\n\r\n")) + 1
         self._tail = data[end:] if end else data
@@ -108,6 +101,7 @@ class StalledReader(asyncio.Protocol):
     def __init__(self, request: bytes, tally: Tally) -> None:
         self._request = request
         self._tally = tally
+        self.opened = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
         transport.write(self._request)
@@ -115,7 +109,9 @@ class StalledReader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._transport.pause_reading()
-        self._tally.count_open()
+        if not self.opened.done():
+            self._tally.open += 1
+            self.opened.set_result(None)
 
 
 def subscribe_request(path: str, topics: list[str], last_event_id: str | None = None) -> bytes:
@@ -167,21 +163,17 @@ class Readers:
         }
 
     async def _open(self) -> dict[str, Any]:
-        setup = self._setup
-        tally = self._tally
-        count = setup["streams"]
-        tally.target = count
+        count = self._setup["streams"]
         begun = time.monotonic()
-        # A bounded number of connections is being made at any time, as many clients would.
+        # As many streams are being opened at any time as the shortest backlog bears.
         numbers = iter(range(count))
 
         async def connect_some() -> None:
             for number in numbers:
                 await self._connect(number)
 
-        await asyncio.gather(*(connect_some() for _ in range(64)))
         async with asyncio.timeout(120):
-            await tally.opened.wait()
+            await asyncio.gather(*(connect_some() for _ in range(64)))
         return {"seconds": time.monotonic() - begun}
 
     async def _connect(self, number: int) -> None:
@@ -193,7 +185,7 @@ class Readers:
         stalled = setup.get("stalled", False)
         every = max(setup["streams"] // setup.get("timed", 20), 1)
 
-        def protocol() -> asyncio.Protocol:
+        def protocol() -> StreamReader | StalledReader:
             if stalled:
                 return StalledReader(request, self._tally)
             return StreamReader(request, self._tally, timed=number % every == 0)
@@ -203,8 +195,9 @@ class Readers:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096 if stalled else 262_144)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(connection, ("127.0.0.1", setup["port"]))
-        transport, _ = await loop.create_connection(protocol, sock=connection)
+        transport, stream = await loop.create_connection(protocol, sock=connection)
         self._transports.append(transport)
+        await stream.opened
 
     async def _wait(self, events: int, timeout: float) -> dict[str, Any]:
         deadline = time.monotonic() + timeout

@@ -20,7 +20,11 @@ from .hub.stream import ConnectionStream
 class Protocol(HttpToolsProtocol):
     """An HTTP/1.1 connection that a stream of the hub may write to."""
 
-    stream: ConnectionStream | None = None
+    __slots__ = ("stream",)  # another key in its dictionary would cost each connection 1.5 KB
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.stream: ConnectionStream | None = None
 
     def is_sent_to_by(self, send: Any) -> bool:
         """Return whether this `send` is uvicorn's own, not that of a middleware in between.

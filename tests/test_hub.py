@@ -626,7 +626,7 @@ async def test_a_client_that_leaves_leaves_nothing_behind(presence_hub):
 
 
 async def test_a_stalled_client_is_disconnected_and_others_are_not(caplog):
-    hub = Hub(options(queue_events=10))
+    hub = Hub(options(queue_events=10, max_flush_interval=0))
     healthy = await subscribe(hub, "topic=a")
     stalled = asyncio.create_task(_stream_that_never_reads(hub))
     while len(hub.broker) < 2:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from quart_mercure import Hub, HubOptions, InvalidToken
 from quart_mercure.hub import authorization
-from quart_mercure.hub.keys import KeyRing
+from quart_mercure.hub.keys import KeyRing, origin_of
 from quart_mercure.hub.matchers import parse_matcher
 from quart_mercure.tokens import DETAIL_TYPE, MAX_CLAIM_MATCHERS, MAX_DETAILS, mint_access_token
 
@@ -326,8 +326,9 @@ async def test_a_token_without_a_grant_grants_nothing(hub, authorization_details
 
 
 def verify(token, hub_options):
-    keys = asyncio.run(KeyRing(hub_options).keys(token, "subscriber"))
-    return authorization.verify(token, keys, hub_options)
+    origin = origin_of(token, hub_options)
+    keys = asyncio.run(KeyRing(hub_options).keys(origin, "subscriber"))
+    return authorization.verify(token, origin, keys, hub_options)
 
 
 def pem(key):

@@ -14,7 +14,7 @@ from quart import Quart
 from quart_mercure import Hub, HubOptions, InvalidToken
 from quart_mercure.hub import keys as keys_module
 from quart_mercure.hub.authorization import verify
-from quart_mercure.hub.keys import JWKSource, KeyRing
+from quart_mercure.hub.keys import JWKSource, KeyRing, origin_of
 
 from .asgi import PATH, request, subscribe
 from .test_publisher import served
@@ -54,7 +54,8 @@ async def accepted(hub_options, *tokens):
     found = []
     for each in tokens:
         try:
-            verify(each, await ring.keys(each, "subscriber"), hub_options)
+            origin = origin_of(each, hub_options)
+            verify(each, origin, await ring.keys(origin, "subscriber"), hub_options)
             found.append(True)
         except InvalidToken:
             found.append(False)

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,6 @@ from ..update import Update
 from . import authorization, presence, protocol
 from .broker import Broker, Subscriber
 from .clock import Clock
-from .keys import KeyRing
 from .lifetime import Lifetime
 from .limits import StreamLimits
 from .matchers import Matcher
@@ -80,7 +80,7 @@ class Hub:
         self.options = options
         self._transport = transport or MemoryTransport(options.reconciliation_length)
         self.broker = Broker(self._transport, queue_rules(options), options.max_flush_interval)
-        self._keys = KeyRing(options)
+        self._authorizer = authorization.Authorizer(options)
         self._limits = StreamLimits(options)
         self._clock = Clock()
         self._pace = Pace(
@@ -213,7 +213,7 @@ class Hub:
             answer = await self._answer(request, exchange)
         except RequestRejected as error:
             answer = protocol.error_response(request, error)
-        return replace(answer, headers=(*answer.headers, *headers))
+        return replace(answer, headers=(*answer.headers, *headers)) if headers else answer
 
     def _read_request(self, scope: Scope) -> Request:
         raw = scope.get("raw_path") or quote(scope["path"]).encode()
@@ -279,9 +279,7 @@ class Hub:
         options = self.options
         credential = authorization.find_credential(request, options)
         authorization.refuse_forgery(credential, request, options)
-        grants = await authorization.authorize(
-            credential, request, self._keys, "publisher", options
-        )
+        grants = await self._authorizer.authorize(credential, request, "publisher")
         if grants is None:
             headers = protocol.challenge(request, options)
             raise RequestRejected(401, "publishing needs a token", headers)
@@ -309,9 +307,7 @@ class Hub:
     async def _subscribe(self, request: Request, exchange: Exchange) -> Response | Opening:
         options = self.options
         credential = authorization.find_credential(request, options)
-        grants = await authorization.authorize(
-            credential, request, self._keys, "subscriber", options
-        )
+        grants = await self._authorizer.authorize(credential, request, "subscriber")
         if grants is None and not options.allow_anonymous:
             headers = protocol.challenge(request, options)
             raise RequestRejected(401, "subscribing needs a token", headers)
@@ -381,9 +377,7 @@ class Hub:
     async def _list_subscriptions(self, request: Request) -> Response:
         options = self.options
         credential = authorization.find_credential(request, options)
-        grants = await authorization.authorize(
-            credential, request, self._keys, "subscriber", options
-        )
+        grants = await self._authorizer.authorize(credential, request, "subscriber")
         if grants is None:
             headers = protocol.challenge(request, options)
             raise RequestRejected(401, "reading the subscriptions needs a token", headers)
@@ -428,8 +422,10 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
             return bytes(body)
 
 
-def _encode_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+@lru_cache(maxsize=1024)
+def _encode_headers(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return headers as ASGI has them; most streams share theirs."""
+    return tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
 
 
 async def _send_response(send: Send, response: Response, *, body: bool) -> None:
@@ -438,7 +434,7 @@ async def _send_response(send: Send, response: Response, *, body: bool) -> None:
         {
             "type": "http.response.start",
             "status": response.status,
-            "headers": _encode_headers(head),
+            "headers": list(_encode_headers(head)),
         }
     )
     await send({"type": "http.response.body", "body": response.body if body else b""})

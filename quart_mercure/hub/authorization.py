@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,14 @@ import jwt
 
 from ..errors import InvalidToken, RequestRejected
 from ..tokens import Grants, grants_of_claim, grants_of_details
-from .keys import KeyRing, Role, VerificationKey, speaks_draft
+from .keys import KeyRing, Origin, Role, VerificationKey, origin_of
 from .options import HubOptions
 from .protocol import Request, challenge
 
 MAX_TOKEN_LENGTH = 16 * 1024
+
+MAX_REMEMBERED_TOKENS = 4096
+"""How many verified tokens are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +30,61 @@ class Credential:
     ambient: bool = False
 
 
-async def authorize(
-    credential: Credential | None,
-    request: Request,
-    keyring: KeyRing,
-    role: Role,
-    options: HubOptions,
-) -> Grants | None:
-    """Return the grants of the token that came with a request, or `None` when none did.
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A token that was valid: with which keys, and what it grants."""
 
-    Raises `RequestRejected` (401) when the token is not valid; the answer does not say why, so as
-    not to help someone who guesses (specification: Error Responses).
+    origin: Origin
+    keys: Sequence[VerificationKey]
+    grants: Grants
+
+
+class Authorizer:
+    """Turns the tokens of requests into grants.
+
+    A token that comes again is not verified again, as long as it has not expired and the keys of
+    its issuer are the same: publishers and reconnecting browsers present theirs many times.
     """
-    if credential is None:
-        return None
-    try:
-        if len(credential.token) > MAX_TOKEN_LENGTH:
-            raise InvalidToken("the token is too long")
-        return verify(credential.token, await keyring.keys(credential.token, role), options)
-    except InvalidToken:
-        headers = challenge(request, options, error="invalid_token")
-        raise RequestRejected(401, "the token is not valid", headers) from None
+
+    def __init__(self, options: HubOptions) -> None:
+        self._options = options
+        self._keyring = KeyRing(options)
+        self._verified: dict[tuple[str, Role], _Verified] = {}
+
+    async def authorize(
+        self, credential: Credential | None, request: Request, role: Role
+    ) -> Grants | None:
+        """Return the grants of the token that came with a request, or `None` when none did.
+
+        Raises `RequestRejected` (401) when the token is not valid; the answer does not say why, so
+        as not to help someone who guesses (specification: Error Responses).
+        """
+        if credential is None:
+            return None
+        try:
+            if len(credential.token) > MAX_TOKEN_LENGTH:
+                raise InvalidToken("the token is too long")
+            return await self._grants(credential.token, role)
+        except InvalidToken:
+            headers = challenge(request, self._options, error="invalid_token")
+            raise RequestRejected(401, "the token is not valid", headers) from None
+
+    async def _grants(self, token: str, role: Role) -> Grants:
+        verified = self._verified.get((token, role))
+        origin = verified.origin if verified else origin_of(token, self._options)
+        keys = await self._keyring.keys(origin, role)
+        if verified and verified.keys == keys and not _expired(verified.grants):
+            return verified.grants
+        self._verified.pop((token, role), None)
+        grants = verify(token, origin, keys, self._options)
+        if len(self._verified) >= MAX_REMEMBERED_TOKENS:
+            del self._verified[next(iter(self._verified))]
+        self._verified[token, role] = _Verified(origin, keys, grants)
+        return grants
+
+
+def _expired(grants: Grants) -> bool:
+    return grants.expires_at is not None and grants.expires_at <= time.time()
 
 
 def find_credential(request: Request, options: HubOptions) -> Credential | None:
@@ -109,16 +147,18 @@ def cookies(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.strip(): value.strip().strip('"') for name, equals, value in pairs if equals}
 
 
-def verify(token: str, keys: Sequence[VerificationKey], options: HubOptions) -> Grants:
+def verify(
+    token: str, origin: Origin, keys: Sequence[VerificationKey], options: HubOptions
+) -> Grants:
     """Return the grants of a token that one of `keys` verifies.
 
-    The token's header says which version of the protocol it is of; each key is used with its own
-    algorithm only. Raises `InvalidToken`.
+    Its origin says which version of the protocol it is of; each key is used with its own algorithm
+    only. Raises `InvalidToken`.
     """
     problem: Exception = InvalidToken("no key is trusted for this token")
     for key in keys:
         try:
-            if speaks_draft(jwt.get_unverified_header(token), options):
+            if origin.draft:
                 return _verify_access_token(token, key, options)
             return _verify_legacy_token(token, key, options)
         except (jwt.InvalidTokenError, jwt.InvalidKeyError) as error:

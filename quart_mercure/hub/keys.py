@@ -117,32 +117,57 @@ def speaks_draft(header: Mapping[str, Any], options: HubOptions) -> bool:
     return "1.0" in options.protocols and is_access_token(header)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a token says, before it is verified, of whose it is.
+
+    `issuer` is that of a 1.0 token; `None` for one of 0.x, and for an issuer that is no text.
+    """
+
+    draft: bool
+    issuer: str | None = None
+    kid: str | None = None
+
+
+def origin_of(token: str, options: HubOptions) -> Origin:
+    """Read a token's origin. Raises `InvalidToken` when it cannot be read."""
+    try:
+        header = jwt.get_unverified_header(token)
+        if not speaks_draft(header, options):
+            return Origin(draft=False)
+        issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
+    except jwt.InvalidTokenError as error:
+        raise InvalidToken(str(error)) from error
+    kid = header.get("kid")
+    return Origin(
+        draft=True,
+        issuer=issuer if isinstance(issuer, str) else None,
+        kid=kid if isinstance(kid, str) else None,
+    )
+
+
 class KeyRing:
     """All the keys that a hub trusts."""
 
     def __init__(self, options: HubOptions) -> None:
         self._options = options
+        self._own = {
+            "publisher": _configured(options.publisher_key, options),
+            "subscriber": _configured(options.subscriber_key, options),
+        }
         self._sources = {
             issuer: JWKSource(location, options.jwks_algorithms)
             for issuer, location in options.issuers
         }
 
-    async def keys(self, token: str, role: Role) -> list[VerificationKey]:
-        """Return the keys to try a token with. Raises `InvalidToken` when it cannot be read."""
-        try:
-            header = jwt.get_unverified_header(token)
-            if not speaks_draft(header, self._options):
-                return self._own(role)
-            claims = jwt.decode(token, options={"verify_signature": False})
-        except jwt.InvalidTokenError as error:
-            raise InvalidToken(str(error)) from error
-        issuer, kid = claims.get("iss"), header.get("kid")
-        found = self._own(role) if issuer == self._options.trusted_issuer else []
-        if isinstance(issuer, str) and issuer in self._sources:
-            found += await self._sources[issuer].keys(kid if isinstance(kid, str) else None)
-        return found
+    async def keys(self, origin: Origin, role: Role) -> list[VerificationKey]:
+        """Return the keys to try a token of this origin with."""
+        if not origin.draft:
+            return self._own[role]
+        found = self._own[role] if origin.issuer == self._options.trusted_issuer else []
+        source = self._sources.get(origin.issuer) if origin.issuer is not None else None
+        return found if source is None else [*found, *await source.keys(origin.kid)]
 
-    def _own(self, role: Role) -> list[VerificationKey]:
-        options = self._options
-        key = options.publisher_key if role == "publisher" else options.subscriber_key
-        return [VerificationKey(key, options.algorithm)] if key else []
+
+def _configured(key: str | bytes, options: HubOptions) -> list[VerificationKey]:
+    return [VerificationKey(key, options.algorithm)] if key else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from . import servers
 from .servers import Send
@@ -20,7 +19,7 @@ class Lifetime:
         self._drain = drain
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals: servers.SignalListener | None = None
-        self._watched_worker: Any = None
+        self._looked_for_worker = False
         self._worker_watch: asyncio.Task[None] | None = None
         self._draining: asyncio.Future[None] | None = None
 
@@ -56,16 +55,21 @@ class Lifetime:
             self._draining = asyncio.ensure_future(self._drain())
 
     def watch_worker(self, send: Send) -> None:
-        """Begin the shutdown when hypercorn's worker ends, which no signal tells it."""
+        """Begin the shutdown when hypercorn's worker ends, which no signal tells it.
+
+        The first stream's `send` says whether there is such a worker, and which.
+        """
+        if self._looked_for_worker:
+            return
+        self._looked_for_worker = True
         terminated = servers.termination_event(send)
-        if terminated is None or terminated is self._watched_worker:
+        if terminated is None:
             return
 
         async def watch() -> None:
             await terminated.wait()
             self.begin_shutdown()
 
-        self._watched_worker = terminated
         self._worker_watch = asyncio.create_task(watch())
 
     async def drained(self) -> None:
@@ -82,4 +86,5 @@ class Lifetime:
         if self._worker_watch is not None and self._loop is not None and self._loop.is_running():
             self._worker_watch.cancel()
         self._loop = self._signals = self._draining = None
-        self._watched_worker = self._worker_watch = None
+        self._worker_watch = None
+        self._looked_for_worker = False

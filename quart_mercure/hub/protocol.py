@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -232,15 +233,17 @@ def refuse_reserved_topics(update: Update, options: HubOptions) -> None:
     Topics are resolved first, so that no spelling of the path gets by; any mention of it is
     refused where 0.x is served, whose matchers do not resolve.
     """
-    for topic in update.topics:
-        path = resolved_path(topic, options.base)
-        reserved = path is not None and (
-            path == options.path or path.startswith(f"{options.path}/")
-        )
-        if reserved or ("0.x" in options.protocols and options.path in unquote(topic)):
-            raise InvalidUpdate(
-                "topic", f"is in the namespace reserved for the hub: {options.path}"
-            )
+    anywhere = "0.x" in options.protocols
+    if any(_is_reserved(topic, options.base, options.path, anywhere) for topic in update.topics):
+        raise InvalidUpdate("topic", f"is in the namespace reserved for the hub: {options.path}")
+
+
+@lru_cache(maxsize=4096)
+def _is_reserved(topic: str, base: str, hub_path: str, anywhere: bool) -> bool:
+    path = resolved_path(topic, base)
+    if path is not None and (path == hub_path or path.startswith(f"{hub_path}/")):
+        return True
+    return anywhere and hub_path in unquote(topic)
 
 
 @dataclass(frozen=True, slots=True)

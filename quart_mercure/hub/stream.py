@@ -132,7 +132,10 @@ class Stream:
         try:
             await self._open(headers, missed)
             self.subscriber.queue.resume()
-            await self._until_over()
+            self._listening = True
+            while not self._ended:
+                if (await self._receive())["type"] == "http.disconnect":
+                    break
         except asyncio.CancelledError:
             if not self._ended:
                 raise
@@ -176,7 +179,8 @@ class Stream:
         self, headers: Sequence[tuple[bytes, bytes]], missed: Sequence[Event]
     ) -> None:
         """Send the head, a comment that shows that the stream is open, and what was missed."""
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        start = {"type": "http.response.start", "status": 200, "headers": list(headers)}
+        await self._send(start)
         await self._send_in_time(COMMENT.wire)
         for start in range(0, len(missed), _REPLAY_CHUNK):
             await self._send_in_time(Batch(missed[start : start + _REPLAY_CHUNK]).wire)
@@ -214,13 +218,6 @@ class Stream:
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     # The end ------------------------------------------------------------------------------------
-
-    async def _until_over(self) -> None:
-        """Wait until the client leaves or the stream has been ended."""
-        self._listening = True
-        while not self._ended:
-            if (await self._receive())["type"] == "http.disconnect":
-                break
 
     def _stop(self) -> None:
         """End the wait for the client to leave."""
