@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from quart_mercure.hub.broker import Broker
 from quart_mercure.hub.index import MatcherIndex
 from quart_mercure.hub.matchers import Matcher, parse_matcher, parse_selector
+from quart_mercure.hub.policies import QueueRules
 from quart_mercure.hub.protocol import SubscribeRequest
 from quart_mercure.hub.transport.memory import MemoryTransport
 from quart_mercure.tokens import Grants
@@ -63,7 +64,7 @@ wishes = st.tuples(
     st.booleans(),
 )
 async def test_an_update_is_received_by_those_who_want_it_and_may(clients, topics, private):
-    broker = Broker(MemoryTransport(0), 10, 1000)
+    broker = Broker(MemoryTransport(0), QueueRules(10, 1000), max_flush_interval=0)
     subscribers = []
     for matchers, granted in clients:
         grants = Grants(subscribe=None if granted is None else tuple(granted))
@@ -72,7 +73,7 @@ async def test_an_update_is_received_by_those_who_want_it_and_may(clients, topic
     update = Update(topics=tuple(topics), private=private)
     receiving = {one for one in subscribers if one.receives(update)}
     assert set(broker.recipients(update)) == receiving
-    await broker.publish(update)
+    await broker.publish([update])
     assert {one for one in subscribers if len(one.queue)} == receiving
     for one in subscribers:
         broker.unsubscribe(one)

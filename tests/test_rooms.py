@@ -1,4 +1,4 @@
-"""The small rooms of the hub: queue, clock, history, waiting publishers, servers."""
+"""The small rooms of the hub: clock, index, servers."""
 
 from __future__ import annotations
 
@@ -10,82 +10,16 @@ import types
 
 import pytest
 
-from quart_mercure.hub import broker as broker_module
 from quart_mercure.hub import index as index_module
 from quart_mercure.hub import servers
 from quart_mercure.hub.broker import Broker
-from quart_mercure.hub.clock import Clock
+from quart_mercure.hub.clock import Clock, Overdue
 from quart_mercure.hub.matchers import parse_selector
+from quart_mercure.hub.policies import QueueRules
 from quart_mercure.hub.protocol import SubscribeRequest
-from quart_mercure.hub.queue import ClientQueue
 from quart_mercure.hub.transport.memory import MemoryTransport
 from quart_mercure.tokens import ANONYMOUS
 from quart_mercure.update import Update
-
-# The queue --------------------------------------------------------------------------------------
-
-
-async def test_what_was_put_is_taken_at_once_and_in_order():
-    queue = ClientQueue(10, 100)
-    for event in (b"a", b"b", b"c"):
-        assert queue.put(event)
-    assert len(queue) == 3
-    assert await queue.get_all() == b"abc"
-    assert len(queue) == 0
-
-
-async def test_a_reader_waits_for_what_comes():
-    queue = ClientQueue(10, 100)
-    reader = asyncio.create_task(queue.get_all())
-    await asyncio.sleep(0)
-    assert not reader.done()
-    queue.put(b"a")
-    assert await reader == b"a"
-
-
-@pytest.mark.parametrize(
-    ("bounds", "events", "accepted"),
-    [
-        ((2, 100), [b"a", b"b", b"c"], [True, True, False]),
-        ((9, 3), [b"aa", b"b", b"c"], [True, True, False]),
-        ((9, 3), [b"too large", b"a"], [True, False]),
-    ],
-)
-async def test_bounds(bounds, events, accepted):
-    queue = ClientQueue(*bounds)
-    assert [queue.put(event) for event in events] == accepted
-    taken = [event for event, put in zip(events, accepted, strict=True) if put]
-    assert await queue.get_all() == b"".join(taken)
-    assert queue.put(b"a"), "there is room again"
-
-
-async def test_closing_lets_the_reader_take_what_is_left():
-    queue = ClientQueue(10, 100)
-    queue.put(b"a")
-    queue.close()
-    assert queue.closed
-    assert not queue.put(b"b")
-    assert [await queue.get_all(), await queue.get_all()] == [b"a", b""]
-
-
-async def test_discarding_leaves_nothing():
-    queue = ClientQueue(10, 100)
-    queue.put(b"a")
-    queue.put(b"b")
-    assert queue.discard() == 2
-    assert await queue.get_all() == b""
-
-
-async def test_a_reader_that_is_cancelled_leaves_the_queue_as_it_was():
-    queue = ClientQueue(10, 100)
-    reader = asyncio.create_task(queue.get_all())
-    await asyncio.sleep(0)
-    reader.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reader
-    queue.put(b"a")
-    assert await queue.get_all() == b"a"
-
 
 # The clock --------------------------------------------------------------------------------------
 
@@ -118,63 +52,53 @@ async def test_a_stopped_clock_forgets():
     assert rung == []
 
 
-# Publishers that wait ---------------------------------------------------------------------------
+async def test_what_stays_too_long_is_overdue():
+    clock, late, done = Clock(granularity=0.01), [], asyncio.Event()
+    now = asyncio.get_running_loop().time
+
+    def note(name):
+        late.append(name)
+        if name == "last":
+            done.set()
+
+    overdue = Overdue(clock, 0.05, note)
+    for name in ("first", "leaves", "last"):
+        overdue.enter(name, now())
+    overdue.leave("leaves")
+    overdue.leave("nobody")
+    await asyncio.wait_for(done.wait(), 10)
+    assert late == ["first", "last"]
+    assert len(overdue) == 0
+    overdue.enter("again", now())
+    overdue.leave("again")
+    overdue.enter("last", now())
+    done.clear()
+    await asyncio.wait_for(done.wait(), 10)
+    assert late == ["first", "last", "last"]
 
 
-def make_broker(events=10):
-    return Broker(MemoryTransport(0), events, 10_000)
+async def test_nothing_is_overdue_without_a_timeout():
+    clock = Clock(granularity=0.01)
+    overdue = Overdue(clock, 0, lambda _entry: pytest.fail("overdue"))
+    overdue.enter("a", 0.0)
+    await asyncio.sleep(0.03)
+    assert len(overdue) == 1
 
 
-async def subscribe(broker, count, topic="a"):
+# A broker ---------------------------------------------------------------------------------------
+
+
+async def subscribe(broker, count, topic):
     request = SubscribeRequest((parse_selector(topic),), None)
     return [(await broker.subscribe(request, ANONYMOUS))[0] for _ in range(count)]
 
 
-async def publish(broker, count=1, topic="a"):
-    for _ in range(count):
-        await broker.publish(Update(topics=(topic,), data="x"))
+def make_broker(events):
+    return Broker(MemoryTransport(0), QueueRules(events, 10_000), max_flush_interval=0)
 
 
-async def test_a_publisher_waits_when_most_clients_fall_behind():
-    broker = make_broker()
-    subscribers = await subscribe(broker, 4)
-    publishing = asyncio.create_task(publish(broker, 6))
-    await asyncio.sleep(0)
-    assert not publishing.done()
-    for subscriber in subscribers[:2]:
-        assert not publishing.done()
-        await subscriber.queue.get_all()
-    await publishing
-    assert [len(subscriber.queue) for subscriber in subscribers] == [0, 0, 6, 6]
-
-
-async def test_a_publisher_waits_for_no_minority():
-    broker = make_broker()
-    subscribers = await subscribe(broker, 3)
-    for _ in range(12):
-        await publish(broker)
-        for subscriber in subscribers[1:]:
-            await subscriber.queue.get_all()
-    assert broker.counters.slow_clients == 1
-
-
-async def test_a_publisher_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr(broker_module, "_LONGEST_WAIT", 0.01)
-    broker = make_broker()
-    [stalled] = await subscribe(broker, 1)
-    await publish(broker, 12)
-    assert broker.counters.slow_clients == 1
-    assert stalled.queue.closed
-
-
-async def test_a_client_that_leaves_lets_the_publisher_go_on():
-    broker = make_broker()
-    [leaving] = await subscribe(broker, 1)
-    publishing = asyncio.create_task(publish(broker, 6))
-    await asyncio.sleep(0)
-    broker.unsubscribe(leaving)
-    await publishing
-    assert not broker.unsubscribe(leaving)
+async def publish(broker, topic):
+    await broker.publish([Update(topics=(topic,), data="x")])
 
 
 # The index --------------------------------------------------------------------------------------
@@ -185,12 +109,12 @@ async def test_the_cache_of_patterns_is_bounded_and_current(monkeypatch):
     broker = make_broker(100)
     [first] = await subscribe(broker, 1, "/{x}")
     for number in range(10):
-        await publish(broker, topic=f"/{number}")
+        await publish(broker, f"/{number}")
     assert len(broker.index._remembered) <= 3
     [second] = await subscribe(broker, 1, "/{x}{/y}")
-    await publish(broker, topic="/9")
+    await publish(broker, "/9")
     broker.unsubscribe(second)
-    await publish(broker, topic="/9")
+    await publish(broker, "/9")
     assert len(first.queue) == 12
     assert broker.subscriber(first.id) is first
     assert list(broker) == [first]
@@ -201,7 +125,7 @@ async def test_a_subscriber_is_removed_when_its_replay_fails():
         async def replay(self, after, until):
             raise OSError("the disk is gone")
 
-    broker = Broker(Failing(10), 10, 100)
+    broker = Broker(Failing(10), QueueRules(10, 100))
     with pytest.raises(OSError, match="disk"):
         await broker.subscribe(SubscribeRequest((parse_selector("a"),), "x"), ANONYMOUS)
     assert len(broker) == 0
