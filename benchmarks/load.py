@@ -183,7 +183,7 @@ class Readers:
         topics = [setup["topic"].replace("{n}", str(first + each)) for each in range(per_stream)]
         request = subscribe_request(setup["path"], topics, setup.get("last_event_id"))
         stalled = setup.get("stalled", False)
-        every = max(setup["streams"] // setup.get("timed", 20), 1)
+        every = max(setup["streams"] // max(setup.get("timed", 20), 1), 1)
 
         def protocol() -> StreamReader | StalledReader:
             if stalled:
@@ -197,7 +197,8 @@ class Readers:
         await loop.sock_connect(connection, ("127.0.0.1", setup["port"]))
         transport, stream = await loop.create_connection(protocol, sock=connection)
         self._transports.append(transport)
-        await stream.opened
+        if setup.get("answers_at_once", True):
+            await stream.opened
 
     async def _wait(self, events: int, timeout: float) -> dict[str, Any]:
         deadline = time.monotonic() + timeout

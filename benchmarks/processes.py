@@ -89,6 +89,11 @@ class ServerProcess:
         """Return the memory of its largest process: the one that serves."""
         return max(process.memory_info().rss for process in self._processes())
 
+    def connections(self) -> list[Any]:
+        """Return the TCP connections that are open to it."""
+        found = [each for process in self._processes() for each in process.net_connections("tcp")]
+        return [each for each in found if each.status == psutil.CONN_ESTABLISHED]
+
     def _processes(self) -> list[psutil.Process]:
         parent = psutil.Process(self._process.pid)
         return [parent, *parent.children(recursive=True)]

@@ -28,6 +28,9 @@ class Target:
     packages: tuple[str, ...] = ()
     ours: bool = False
     history: bool = True
+    topics: bool = True
+    answers_at_once: bool = True
+    """Whether a stream's head comes before its first event."""
     environment: Mapping[str, str] = field(default_factory=dict)
     quiet: tuple[str, ...] = ()
     """What turns its subscription events off."""
@@ -88,7 +91,7 @@ _UVICORN = ("-m", "uvicorn", "--log-level", "error", "--no-access-log", "--port"
 TARGETS = {
     target.name: target
     for target in (
-        Target("raw writer", ("-m", "benchmarks.apps.raw", "{port}"), ("uvloop",), history=False),
+        Target("raw writer", ("-m", "benchmarks.apps.raw", "{port}"), ("uvloop",), history=False, topics=False),
         _hub("uvicorn", "uvicorn", "uvloop", "httptools"),
         Target(
             "uvicorn, plain ASGI",
@@ -112,6 +115,7 @@ TARGETS = {
             ),
             ("flask-mercure-sse", "gevent"),
             history=False,
+            answers_at_once=False,
             quiet=("--no-subscriptions",),
         ),
     )

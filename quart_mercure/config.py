@@ -10,11 +10,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
+from .hub.matchers import parse_selector
 from .hub.options import DEFAULT_PATH, HubOptions
+from .hub.policies import SlowClientPolicy
 
 DEFAULT_HUB_URL = f"http://localhost:5500{DEFAULT_PATH}"
 
 _EMBEDDED_AUDIENCE = f"https://localhost{DEFAULT_PATH}"
+
+_POLICIES = tuple(policy.value for policy in SlowClientPolicy)
 
 _TRUE = frozenset({"1", "true", "on", "yes"})
 _FALSE = frozenset({"0", "false", "off", "no", ""})
@@ -114,6 +118,17 @@ def _origins(value: Any) -> tuple[str, ...]:
     return tuple(origins)
 
 
+def _policy(value: Any) -> Mapping[str, str] | str:
+    policies = value if isinstance(value, Mapping) else {"*": value}
+    if not policies:
+        raise ValueError("must name a policy, or map topic selectors to policies")
+    for selector, policy in policies.items():
+        if policy not in _POLICIES:
+            raise ValueError(f"must be one of {', '.join(_POLICIES)}, not {policy!r}")
+        parse_selector(selector)
+    return value if isinstance(value, Mapping) else str(value)
+
+
 def _key(default: Any, read: Callable[[Any], Any], meaning: str, *aliases: str) -> Any:
     return field(default=default, metadata={"read": read, "meaning": meaning, "aliases": aliases})
 
@@ -199,11 +214,30 @@ class MercureConfig:
     hub_reconciliation_length: int = _key(
         500, _whole(0), "updates kept, over all topics, for clients that come back"
     )
-    hub_queue_events: int = _key(
-        10_000, _whole(1), "events that may wait for one client before it is disconnected"
+    hub_queue_events: int = _key(10_000, _whole(1), "events that may wait for one client")
+    hub_queue_bytes: int = _key(1024 * 1024, _whole(1), "bytes that may wait for one client")
+    hub_slow_client_policy: Mapping[str, str] | str = _key(
+        "disconnect",
+        _policy,
+        "when no more may wait for a client: `disconnect` it (it comes back for what it missed), "
+        "`drop_oldest`, `drop_newest`, or `conflate` (keep the newest per topic); also a mapping "
+        "of topic selectors to these",
     )
-    hub_queue_bytes: int = _key(
-        1024 * 1024, _whole(1), "bytes that may wait for one client before it is disconnected"
+    hub_dispatch_timeout: float = _key(
+        10.0,
+        _number(0),
+        "a client that takes nothing for so long is disconnected; 0 for never",
+    )
+    hub_max_flush_interval: float = _key(
+        0.01,
+        _number(0),
+        "longest time between updates being sent, in batches, under load; 0 sends each at once",
+    )
+    hub_publish_backlog: int = _key(
+        100,
+        _whole(1),
+        "publications over HTTP that may wait for subscribers that fall behind, before others are "
+        "refused (503)",
     )
     hub_max_streams: int = _key(0, _whole(0), "streams that may be open in total; 0 for any number")
     hub_max_streams_per_address: int = _key(
@@ -267,6 +301,9 @@ class MercureConfig:
 
     def hub_options(self) -> HubOptions:
         """Return the options of the embedded hub."""
+        policy = self.hub_slow_client_policy
+        general = policy if isinstance(policy, str) else "disconnect"
+        for_topics = () if isinstance(policy, str) else tuple(policy.items())
         return HubOptions(
             subscriber_key=self.subscriber_secret_key or "",
             publisher_key=self.publisher_secret_key or "",
@@ -284,6 +321,11 @@ class MercureConfig:
             reconciliation_length=self.hub_reconciliation_length,
             queue_events=self.hub_queue_events,
             queue_bytes=self.hub_queue_bytes,
+            slow_client_policy=general,
+            slow_client_policies=for_topics,
+            dispatch_timeout=self.hub_dispatch_timeout,
+            max_flush_interval=self.hub_max_flush_interval,
+            publish_backlog=self.hub_publish_backlog,
             max_streams=self.hub_max_streams,
             max_streams_per_address=self.hub_max_streams_per_address,
             max_streams_per_token=self.hub_max_streams_per_token,

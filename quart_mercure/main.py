@@ -13,7 +13,10 @@ import click
 from .errors import MercureError
 from .hub import HubOptions
 from .hub.options import DEFAULT_PATH
+from .hub.policies import SlowClientPolicy
 from .server import Serving, serve, with_development_keys
+
+_DEFAULTS = HubOptions()
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -130,6 +133,62 @@ def _option(*names: str, env: tuple[str, ...] = (), **settings: Any) -> Callable
     help="Seconds of silence after which a comment is sent; 0 for never.",
 )
 @_option(
+    "--slow-client-policy",
+    default="disconnect",
+    show_default=True,
+    env=("MERCURE_HUB_SLOW_CLIENT_POLICY",),
+    type=click.Choice([policy.value for policy in SlowClientPolicy]),
+    help="What to do when no more may wait for a client.",
+)
+@_option(
+    "--queue-events",
+    default=_DEFAULTS.queue_events,
+    show_default=True,
+    env=("MERCURE_HUB_QUEUE_EVENTS",),
+    type=click.IntRange(min=1),
+    help="Events that may wait for one client.",
+)
+@_option(
+    "--queue-bytes",
+    default=_DEFAULTS.queue_bytes,
+    show_default=True,
+    env=("MERCURE_HUB_QUEUE_BYTES",),
+    type=click.IntRange(min=1),
+    help="Bytes that may wait for one client.",
+)
+@_option(
+    "--dispatch-timeout",
+    default=10.0,
+    show_default=True,
+    env=("MERCURE_HUB_DISPATCH_TIMEOUT",),
+    type=click.FloatRange(min=0),
+    help="Seconds after which a client that takes nothing is disconnected; 0 for never.",
+)
+@_option(
+    "--write-timeout",
+    default=0.0,
+    show_default=True,
+    env=("MERCURE_HUB_WRITE_TIMEOUT",),
+    type=click.FloatRange(min=0),
+    help="Seconds that a stream may be open, spread over 80-100 %; 0 for no limit.",
+)
+@_option(
+    "--max-flush-interval",
+    default=0.01,
+    show_default=True,
+    env=("MERCURE_HUB_MAX_FLUSH_INTERVAL",),
+    type=click.FloatRange(min=0),
+    help="Longest pause between batches of updates under load, in seconds; 0 sends each at once.",
+)
+@_option(
+    "--history",
+    default=_DEFAULTS.reconciliation_length,
+    show_default=True,
+    env=("MERCURE_HUB_RECONCILIATION_LENGTH",),
+    type=click.IntRange(min=0),
+    help="Updates kept for clients that come back.",
+)
+@_option(
     "--transport",
     default="memory://",
     show_default=True,
@@ -192,6 +251,13 @@ def hub(**given: Any) -> None:
         raise click.ClickException(str(error)) from error
 
 
+_PASSED_ON = (
+    *("slow_client_policy", "queue_events", "queue_bytes"),
+    *("dispatch_timeout", "write_timeout", "max_flush_interval"),
+)
+"""Parameters of the command that are options of the hub by the same name."""
+
+
 def _hub_options(given: dict[str, Any], serving: Serving) -> HubOptions:
     path = "/" + given["path"].strip("/")
     url = given["resource_identifier"] or f"{serving.origin}{path}"
@@ -212,6 +278,8 @@ def _hub_options(given: dict[str, Any], serving: Serving) -> HubOptions:
         publish_origins=given["publish_origins"],
         cookie_name=given["cookie_name"],
         keepalive_interval=given["heartbeat"],
+        reconciliation_length=given["history"],
+        **{name: given[name] for name in _PASSED_ON},
     )
 
 

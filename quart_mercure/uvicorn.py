@@ -42,7 +42,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Offer this connection in the scope of the request that begins."""
         super().on_message_begin()
-        self.scope["extensions"] = {CONNECTION: self}  # type: ignore[typeddict-item]
+        self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
 
     def resume_writing(self) -> None:
         """Let the stream go on."""
@@ -56,4 +56,4 @@ class Protocol(HttpToolsProtocol):
         if self.stream is not None:
             self.stream.lost()
         if self.scope is not None:
-            self.scope["extensions"].clear()  # type: ignore[typeddict-item]
+            self.scope["extensions"].clear()

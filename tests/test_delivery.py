@@ -477,6 +477,7 @@ class Run:
         self.networks: dict[int, Network] = {}
         self.models: dict[int, Modelled] = {}
         self.before: dict[int, list[str]] = {}
+        self.joined_after: dict[int, int] = {}
         self.published = 0
 
     async def take(self, step: tuple) -> None:
@@ -501,13 +502,12 @@ class Run:
         if client not in self.models:
             self.models[client] = Modelled(frozenset(topics))
             self.before[client] = []
+            self.joined_after[client] = self.published - 1
             await self._connect(client, None)
 
     async def _connect(self, client: int, last: str | None) -> None:
         wanted = tuple(map(parse_selector, sorted(self.models[client].topics)))
-        subscriber, replay = await self.broker.subscribe(
-            SubscribeRequest(wanted, last), ANONYMOUS
-        )
+        subscriber, replay = await self.broker.subscribe(SubscribeRequest(wanted, last), ANONYMOUS)
         network = self.networks[client] = Network(subscriber.queue)
         network.subscriber = subscriber
         network.received.extend(replay.events if replay else ())
@@ -523,6 +523,7 @@ class Run:
 
     async def _leave(self, client: int) -> None:
         self.broker.unsubscribe(self.networks[client].subscriber)
+        self.networks[client].on_its_way = []
         self.models[client].disconnect()
 
     async def _come_back(self, client: int) -> None:
@@ -531,18 +532,17 @@ class Run:
             return
         arrived = self.arrived(client)
         self.before[client] = arrived
-        last = f"id-{arrived[-1]}" if arrived else "earliest"
+        # One that has received nothing begins after what was published before it joined.
+        last = int(arrived[-1]) if arrived else self.joined_after[client]
         begin = model.wanted.index(arrived[-1]) + 1 if arrived else 0
-        if not arrived and model.wanted:
-            # It has no last event id: from the beginning, it misses what came before it, too.
-            last = f"id-{int(model.wanted[0]) - 1}" if int(model.wanted[0]) else "earliest"
-        await self._connect(client, last)
+        await self._connect(client, f"id-{last}" if last >= 0 else "earliest")
         model.connected = True
         model.arrived += model.wanted[begin:]
 
     async def _note_evictions(self) -> None:
         for client, network in self.networks.items():
             if network.dropped:
+                network.on_its_way = []
                 self.broker.unsubscribe(network.subscriber)
                 if self.broker._delivery._max_interval:
                     self.models[client].disconnect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from urllib.parse import parse_qs
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
@@ -34,9 +35,9 @@ async def subscribe(request: Request) -> Response:
 
 
 async def publish(request: Request) -> Response:
-    form = await request.form()
-    event = ServerSentEvent(str(form["data"]), id=f"urn:uuid:{uuid.uuid4()}", sep="\n")
-    for queue in queues.get(str(form["topic"]), ()):
+    form = parse_qs((await request.body()).decode())
+    event = ServerSentEvent(form["data"][0], id=f"urn:uuid:{uuid.uuid4()}", sep="\n")
+    for queue in queues.get(form["topic"][0], ()):
         queue.put_nowait(event)
     return PlainTextResponse(event.id)
 

@@ -351,9 +351,7 @@ class Hub:
         connection = exchange.connection()
         if connection is None:
             return Stream(subscriber, self._pace, exchange.receive, exchange.send)
-        return ConnectionStream(
-            connection, subscriber, self._pace, exchange.receive, exchange.send
-        )
+        return ConnectionStream(connection, subscriber, self._pace, exchange.receive, exchange.send)
 
     def _lifetime_of(self, subscriber: Subscriber) -> float:
         """Return after how many seconds a stream is ended, at the latest.

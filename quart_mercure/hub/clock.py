@@ -84,9 +84,7 @@ class Overdue(Generic[_Entry]):
     no timer each. With a `timeout` of 0 nothing is ever overdue.
     """
 
-    def __init__(
-        self, clock: Clock, timeout: float, callback: Callable[[_Entry], None]
-    ) -> None:
+    def __init__(self, clock: Clock, timeout: float, callback: Callable[[_Entry], None]) -> None:
         self._clock = clock
         self._timeout = timeout
         self._callback = callback

@@ -1,4 +1,4 @@
-"""Updates in the hub's order, and their bytes: encoded once, shared by everyone who receives them."""
+"""Updates in the hub's order, and their bytes: encoded once, shared by all recipients."""
 
 from __future__ import annotations
 

@@ -98,9 +98,7 @@ class Stream:
         "subscriber",
     )
 
-    def __init__(
-        self, subscriber: Subscriber, pace: Pace, receive: Receive, send: Send
-    ) -> None:
+    def __init__(self, subscriber: Subscriber, pace: Pace, receive: Receive, send: Send) -> None:
         self.subscriber = subscriber
         self._pace = pace
         self._receive = receive
@@ -175,12 +173,10 @@ class Stream:
 
     # Sending ------------------------------------------------------------------------------------
 
-    async def _open(
-        self, headers: Sequence[tuple[bytes, bytes]], missed: Sequence[Event]
-    ) -> None:
+    async def _open(self, headers: Sequence[tuple[bytes, bytes]], missed: Sequence[Event]) -> None:
         """Send the head, a comment that shows that the stream is open, and what was missed."""
-        start = {"type": "http.response.start", "status": 200, "headers": list(headers)}
-        await self._send(start)
+        head = {"type": "http.response.start", "status": 200, "headers": list(headers)}
+        await self._send(head)
         await self._send_in_time(COMMENT.wire)
         for start in range(0, len(missed), _REPLAY_CHUNK):
             await self._send_in_time(Batch(missed[start : start + _REPLAY_CHUNK]).wire)
@@ -250,7 +246,6 @@ class Stream:
             due = min(due, max(self._last_sent + silence, now))
         if due != NEVER:
             self._alarm = self._pace.clock.call_later(due - now, self._tend)
-
 
 
 class ConnectionStream(Stream):
