@@ -5,13 +5,16 @@ VENV ?= .venv
 PORT ?= 5000
 BIN := $(VENV)/bin
 
-.PHONY: chat test check clean system-packages browser-scripts
+.PHONY: chat test bench check clean system-packages browser-scripts
 
 chat: $(VENV)/.installed
 	PORT=$(PORT) $(BIN)/python -m examples.chat.app
 
 test: $(VENV)/.installed-dev system-packages browser-scripts
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=95 $(ARGS)
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -29,6 +32,10 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group bench
 	touch $@
 
 # Chromium and redis-server for the tests that use them, where the package manager has them and

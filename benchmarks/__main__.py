@@ -76,12 +76,12 @@ def main(
 def _run(trials: list[tuple[str, Trial]], rounds: int, report: Report, console: Console) -> None:
     """Make every trial once in each round: what the machine does meanwhile meets all alike.
 
-    Endurance is measured in one round only.
+    What takes long and varies little, memory, is measured in one round only.
     """
     planned = [
         (number, name, trial)
         for name in dict.fromkeys(name for name, _ in trials)
-        for number in range(1 if name == "soak" else rounds)
+        for number in range(1 if name in ("idle", "soak") else rounds)
         for scenario, trial in trials
         if scenario == name
     ]

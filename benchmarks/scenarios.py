@@ -29,7 +29,7 @@ class Size:
     soak: float
 
 
-FULL = Size(seconds=5, clients=500, streams=5000, rounds=3, soak=600)
+FULL = Size(seconds=4, clients=500, streams=5000, rounds=3, soak=600)
 QUICK = Size(seconds=0.5, clients=50, streams=100, rounds=1, soak=3)
 
 
@@ -92,7 +92,7 @@ def _deliveries(
     expected = int(clients * rate * seconds)
     cpu, begun = server.cpu_seconds(), time.monotonic()
     publisher.tell(do="steady", rate=rate, seconds=seconds)
-    received = reader.ask(do="wait", events=expected, timeout=seconds + 15)
+    received = reader.ask(do="wait", events=expected, timeout=seconds + 8)
     used = server.cpu_seconds() - cpu
     answers = publisher.answer()
     elapsed = received["at"] - begun
@@ -169,8 +169,8 @@ def hold(target: Target, streams: int, seconds: float, *, subscriptions: bool) -
 
 
 def idle(targets: list[Target], size: Size) -> Iterator[Trial]:
-    """memory and processor time of streams on which nothing happens (30 s with 15 s heartbeats)"""
-    seconds = 30 if size is FULL else 0.2
+    """memory and processor time of streams on which nothing happens (20 s with heartbeats after 15)"""
+    seconds = 20 if size is FULL else 0.2
     for target in filter(lambda target: target.answers_at_once, targets):
         yield Trial(
             f"{size.streams} streams",
@@ -310,7 +310,7 @@ def topics(targets: list[Target], size: Size) -> Iterator[Trial]:
         (many, "URI templates", "topic/{n}/{x}"),
     ):
         for target in targets:
-            if target.ours and (size is FULL or target.name == "uvicorn"):
+            if target.name == "uvicorn":
                 yield Trial(
                     f"{count} {kind} on {streams} streams",
                     target,
@@ -350,9 +350,9 @@ def slow(targets: list[Target], size: Size) -> Iterator[Trial]:
                 f"{clients} clients x 100/s, {stalled} stalled",
                 target,
                 lambda target=target, stalled=stalled: beside_stalled(  # type: ignore[misc]
-                    target, clients, stalled, 100, size.seconds * 2
+                    target, clients, stalled, 100, size.seconds
                 ),
-                size.seconds * 2 + 4,
+                size.seconds + 4,
             )
 
 
@@ -400,7 +400,7 @@ def endure(target: Target, clients: int, seconds: float) -> Figures:
 def soak(targets: list[Target], size: Size) -> Iterator[Trial]:
     """minutes of steady publishing with clients that come and go"""
     for target in targets:
-        if target.ours and (size is FULL or target.name == "uvicorn"):
+        if target.name == "uvicorn":
             yield Trial(
                 f"{size.clients} clients, 2 % replaced each second, 50/s",
                 target,

@@ -19,14 +19,19 @@ ROOT = Path(__file__).parent.parent
 AUDIENCE = "https://hub.example/.well-known/mercure"
 SECRET = "a secret for the tests, of 32 bytes or more"
 
+UVICORN = ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning"]
 SERVERS = {
     "hypercorn": ["hypercorn", "--bind", "127.0.0.1:{port}", "--graceful-timeout", "5"],
-    "uvicorn": ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning"],
+    "uvicorn": UVICORN,
     "granian": [
         *("granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}"),
         *("--backpressure", "1000", "--log-level", "warning", "--workers-kill-timeout", "5"),
     ],
 }
+
+
+WAYS = SERVERS | {"uvicorn-direct": [*UVICORN, "--http", "quart_mercure.uvicorn:Protocol"]}
+"""The servers, and the other ways in which they can be told to serve."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,7 +76,7 @@ Serve = Callable[..., Server]
 def start_server(app: str, server: str, log: Path, port: int = 0, **environment: str) -> Server:
     """Start `module:app` under a server."""
     port = port or free_port()
-    command = [part.format(port=port) for part in SERVERS[server]]
+    command = [part.format(port=port) for part in WAYS[server]]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command, app],

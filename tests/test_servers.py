@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import signal
+import socket
 import threading
 import time
 
 import httpx
 import pytest
 
-from .conftest import SERVERS, eventually
+from .conftest import WAYS, eventually
 from .sse import RawSubscriber, parse
 
 HUB = "/.well-known/mercure"
-every_server = pytest.mark.parametrize("server", SERVERS)
+every_server = pytest.mark.parametrize("server", WAYS)
 
 
 def stream_url(server, topic, **parameters):
@@ -112,11 +115,91 @@ def test_a_client_that_never_reads_is_disconnected_and_holds_nothing_up(serve, h
     stalled.close()
 
 
+class Client(asyncio.Protocol):
+    """A stream that can stop reading, as its kernel's buffer fills."""
+
+    def __init__(self, url: str, last_event_id: str | None) -> None:
+        parts = httpx.URL(url)
+        asked = f"Last-Event-ID: {last_event_id}\r\n" if last_event_id else ""
+        self._request = f"GET {parts.raw_path.decode()} HTTP/1.1\r\nHost: x\r\n{asked}\r\n"
+        self.opened = asyncio.get_running_loop().create_future()
+        self.closed = asyncio.get_running_loop().create_future()
+        self.received = bytearray()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.write(self._request.encode())
+
+    def data_received(self, data):
+        self.received += data
+        if not self.opened.done() and b"\r\n\r\n" in self.received:
+            self.opened.set_result(None)
+
+    def connection_lost(self, error):
+        self.closed.set_result(None)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The events that have arrived whole."""
+        return [int(number) for number in re.findall(rb"id: n(\d+)\ndata: x+\n\n", self.received)]
+
+    async def until(self, number: int) -> None:
+        async with asyncio.timeout(60):
+            while b"id: n%d\n" % number not in self.received[-30_000:]:
+                await asyncio.sleep(0.01)
+
+
+async def open_client(url: str, last_event_id: str | None = None, buffer: int = 0) -> Client:
+    connection = socket.socket()
+    connection.setblocking(False)
+    if buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    loop = asyncio.get_running_loop()
+    address = httpx.URL(url)
+    await loop.sock_connect(connection, (address.host, address.port))
+    _, client = await loop.create_connection(lambda: Client(url, last_event_id), sock=connection)
+    await client.opened
+    return client
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "uvicorn-direct", "hypercorn"])
+async def test_a_hundred_of_a_thousand_stall_and_nobody_misses_anything(serve, server):
+    app = serve("tests.apps.push:app", server, QUART_MERCURE_HUB_QUEUE_EVENTS="60")
+    reading = [await open_client(stream_url(app, "a")) for _ in range(900)]
+    url = f"{stream_url(app, 'a')}&topic=large"
+    stalled = [await open_client(url, buffer=4096) for _ in range(100)]
+    for client in stalled:
+        client.transport.pause_reading()
+    everything = [*range(400)]
+    async with httpx.AsyncClient(timeout=60) as http:
+        for number in everything:
+            topic, size = ("large", 20_000) if number % 2 else ("a", 100)
+            where = f"{app.url}/publish/{topic}"
+            await http.post(where, params={"id": f"n{number}"}, content="x" * size)
+        for client in reading:
+            await client.until(everything[-2])
+        counters = (await http.get(f"{app.url}/counters")).json()
+    assert all(client.numbers == everything[::2] for client in reading)
+    assert (counters["slow_clients"], counters["subscribers"]) == (100, 900)
+    for client in stalled:
+        client.transport.resume_reading()
+        await client.closed
+        before = client.numbers
+        assert len(before) < len(everything)
+        back = await open_client(url, last_event_id=f"n{before[-1]}" if before else "earliest")
+        await back.until(everything[-1])
+        assert before + back.numbers == everything
+        back.transport.close()
+    for client in reading:
+        client.transport.close()
+
+
 EXIT_STATUS = {
     "hypercorn": 0,
     "granian": 0,
     # uvicorn ends by the signal it was sent, with or without open streams.
     "uvicorn": -signal.SIGTERM,
+    "uvicorn-direct": -signal.SIGTERM,
 }
 
 

@@ -137,10 +137,16 @@ class Hub:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the hub: ASGI's HTTP and lifespan protocols."""
-        if scope["type"] == "lifespan":
+        if scope["type"] == "http":
+            self.start()
+            exchange = Exchange(scope, receive, send)
+            answer = await self._answer_or_refuse(exchange)
+            if isinstance(answer, Opening):
+                await self._serve_stream(answer, exchange)
+            else:
+                await _send_response(send, answer, body=scope["method"] != "HEAD")
+        elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["type"] == "http":
-            await self._http(scope, receive, send)
         else:
             raise RuntimeError(f"a hub does not speak {scope['type']}")
 
@@ -195,14 +201,6 @@ class Hub:
                 await self.aclose()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.start()
-        answer = await self._answer_or_refuse(Exchange(scope, receive, send))
-        if isinstance(answer, Opening):
-            await self._serve_stream(answer, Exchange(scope, receive, send))
-        else:
-            await _send_response(send, answer, body=scope["method"] != "HEAD")
 
     async def _answer_or_refuse(self, exchange: Exchange) -> Response | Opening:
         headers: tuple[tuple[str, str], ...] = ()

@@ -251,7 +251,7 @@ class Stream:
 class ConnectionStream(Stream):
     """Sends what is live to the connection itself: chunks that all recipients share."""
 
-    __slots__ = ("_connection", "_write_chunk")
+    __slots__ = ("_connection",)
 
     def __init__(
         self,
@@ -263,13 +263,12 @@ class ConnectionStream(Stream):
     ) -> None:
         super().__init__(subscriber, pace, receive, send)
         self._connection = connection
-        self._write_chunk = connection.write_chunk
         connection.stream = self
 
     def write(self, batch: Batch) -> bool:
         """Write a batch; return whether the connection takes more."""
         self._last_sent = now = self._loop.time()
-        if self._write_chunk(batch.chunk):
+        if self._connection.write_chunk(batch.chunk):
             return True
         self._pace.overdue.enter(self, now)
         return False

@@ -15,7 +15,7 @@ from httpx_sse import ServerSentEvent, connect_sse
 
 from quart_mercure.tokens import mint, mint_access_token
 
-from ..conftest import AUDIENCE, SERVERS
+from ..conftest import AUDIENCE, WAYS
 
 PATH = "/.well-known/mercure"
 
@@ -119,7 +119,7 @@ class Subscription:
         self._client.close()
 
 
-SHAPES = ["embedded", "mounted", *(f"standalone-{server}" for server in SERVERS)]
+SHAPES = ["embedded", "mounted", *(f"standalone-{server}" for server in WAYS)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,7 +11,7 @@ from ...update import EARLIEST, Update
 from ..events import Event
 from . import Deliver, Replay
 
-_REMEMBERED_IDS = 20
+_REMEMBERED_IDS = 10
 """How many identifiers are remembered for each event that is kept."""
 
 
