@@ -15,6 +15,7 @@ import re
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -220,23 +221,41 @@ class Readers:
 
 
 class PublishConnection(asyncio.Protocol):
-    """A kept-open connection on which publications follow each other, pipelined or not."""
+    """A kept-open connection on which publications follow each other, pipelined or not.
 
-    def __init__(self, on_answers: Callable[[PublishConnection, list[bytes]], None]) -> None:
+    Servers may close one after so many requests: those without an answer go on the next.
+    """
+
+    def __init__(
+        self,
+        on_answers: Callable[[PublishConnection, list[bytes]], None],
+        on_lost: Callable[[PublishConnection], None],
+    ) -> None:
         self._on_answers = on_answers
+        self._on_lost = on_lost
         self._tail = b""
+        self.unanswered: deque[bytes] = deque()
 
     def connection_made(self, transport: Any) -> None:
-        self.transport = transport
+        self._transport = transport
+
+    def send(self, request: bytes) -> None:
+        self.unanswered.append(request)
+        if not self._transport.is_closing():
+            self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         data = self._tail + data
         answers = _STATUS.findall(data)
         last = data.rfind(b"HTTP/1.1 ")
-        self._tail = data[last:] if last >= 0 and last > len(data) - 12 else data[-8:]
-        if last >= 0 and len(data) - last >= 12:
-            self._tail = b""
+        whole = last >= 0 and len(data) - last >= len(b"HTTP/1.1 200")
+        self._tail = b"" if whole else data[max(last, 0) :][-64:]
+        for _ in answers:
+            self.unanswered.popleft()
         self._on_answers(self, answers)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_lost(self)
 
 
 class HTTPPublisher:
@@ -269,12 +288,25 @@ class HTTPPublisher:
         }
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
         for _ in range(self._setup.get("connections", 4)):
-            _, protocol = await loop.create_connection(
-                lambda: PublishConnection(self._note_answers), "127.0.0.1", self._setup["port"]
-            )
-            self._connections.append(protocol)
+            self._connections.append(await self._another())
+
+    async def _another(self) -> PublishConnection:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: PublishConnection(self._note_answers, self._replace),
+            "127.0.0.1",
+            self._setup["port"],
+        )
+        return connection
+
+    def _replace(self, lost: PublishConnection) -> None:
+        async def replace() -> None:
+            connection = await self._another()
+            self._connections[self._connections.index(lost)] = connection
+            for request in lost.unanswered:
+                connection.send(request)
+
+        self._replacing = asyncio.ensure_future(replace())
 
     def _request(self, number: int) -> bytes:
         setup = self._setup
@@ -297,7 +329,7 @@ class HTTPPublisher:
             due = min(int((time.monotonic() - begun) * rate) + 1, total)
             while self._sent < due:
                 connection = self._connections[self._sent % len(self._connections)]
-                connection.transport.write(self._request(self._sent))
+                connection.send(self._request(self._sent))
                 self._sent += 1
             await asyncio.sleep(max(begun + self._sent / rate - time.monotonic(), 0.0005))
 
@@ -312,7 +344,7 @@ class HTTPPublisher:
         self._refill = 0
 
     def _send(self, connection: PublishConnection) -> None:
-        connection.transport.write(self._request(self._sent))
+        connection.send(self._request(self._sent))
         self._sent += 1
 
     def _note_answers(self, connection: PublishConnection, answers: list[bytes]) -> None:

@@ -44,9 +44,7 @@ class Report:
         rows.setdefault(row, {}).setdefault(target, []).append(figures)
 
     def medians(self, scenario: str, row: str) -> dict[str, Figures]:
-        return {
-            target: _median(rounds) for target, rounds in self.results[scenario][row].items()
-        }
+        return {target: _median(rounds) for target, rounds in self.results[scenario][row].items()}
 
     def save(self, folder: Path) -> None:
         """Write `results.json` and the plots."""

@@ -169,7 +169,7 @@ def hold(target: Target, streams: int, seconds: float, *, subscriptions: bool) -
 
 
 def idle(targets: list[Target], size: Size) -> Iterator[Trial]:
-    """memory and processor time of streams on which nothing happens (20 s with heartbeats after 15)"""
+    """memory and processor time of streams on which nothing happens but heartbeats"""
     seconds = 20 if size is FULL else 0.2
     for target in filter(lambda target: target.answers_at_once, targets):
         yield Trial(

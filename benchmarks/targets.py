@@ -91,7 +91,13 @@ _UVICORN = ("-m", "uvicorn", "--log-level", "error", "--no-access-log", "--port"
 TARGETS = {
     target.name: target
     for target in (
-        Target("raw writer", ("-m", "benchmarks.apps.raw", "{port}"), ("uvloop",), history=False, topics=False),
+        Target(
+            "raw writer",
+            ("-m", "benchmarks.apps.raw", "{port}"),
+            ("uvloop",),
+            history=False,
+            topics=False,
+        ),
         _hub("uvicorn", "uvicorn", "uvloop", "httptools"),
         Target(
             "uvicorn, plain ASGI",

@@ -12,6 +12,7 @@ from .errors import (
     PublishError,
     RequestRejected,
     SubscriptionNotFound,
+    TransportError,
 )
 from .extension import MercureSSE, mercure_publish, publish_signal
 from .hub import Hub, HubOptions
@@ -40,6 +41,7 @@ __all__ = [
     "ReceivedUpdate",
     "RequestRejected",
     "SubscriptionNotFound",
+    "TransportError",
     "URLPattern",
     "Update",
     "as_topic",

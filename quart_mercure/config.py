@@ -211,8 +211,16 @@ class MercureConfig:
     hub_keepalive_interval: float = _key(
         15.0, _number(0), "a comment is sent to a stream silent for so long; 0 for never"
     )
+    transport_url: str = _key(
+        "memory://",
+        _text,
+        "where the embedded hub keeps updates, and shares them with others: `memory://`, "
+        "`sqlite:///path`, `redis://...`, `postgresql://...`",
+    )
     hub_reconciliation_length: int = _key(
-        500, _whole(0), "updates kept, over all topics, for clients that come back"
+        500,
+        _whole(0),
+        "updates that `memory://` keeps, over all topics, for clients that come back",
     )
     hub_queue_events: int = _key(10_000, _whole(1), "events that may wait for one client")
     hub_queue_bytes: int = _key(1024 * 1024, _whole(1), "bytes that may wait for one client")
@@ -318,6 +326,7 @@ class MercureConfig:
             subscriptions=self.hub_subscriptions,
             subscription_event_type=self.hub_subscription_event_type,
             keepalive_interval=self.hub_keepalive_interval,
+            transport_url=self.transport_url,
             reconciliation_length=self.hub_reconciliation_length,
             queue_events=self.hub_queue_events,
             queue_bytes=self.hub_queue_bytes,

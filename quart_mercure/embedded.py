@@ -51,7 +51,7 @@ class HubInFront:
             hub = self._hub()
             if hub is not None:
                 if message["type"] == "lifespan.startup":
-                    hub.start()
+                    await hub.open()
                 elif message["type"] == "lifespan.shutdown":
                     await hub.aclose()
             return message

@@ -47,6 +47,10 @@ class HubUnavailable(MercureError):
     """A hub could not be asked: no connection, no answer in time, or an error of its own."""
 
 
+class TransportError(MercureError):
+    """A transport cannot keep or read updates now: its file, disk, server or network fails."""
+
+
 class SubscriptionNotFound(MercureError, LookupError):
     """A hub has no such subscription."""
 

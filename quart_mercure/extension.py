@@ -482,7 +482,7 @@ class MercureSSE:
         name = None if topic is None else as_topic(topic)
         if self.hub is not None:
             matcher = None if name is None else self._dialect.matcher(name)
-            return self.hub.subscriptions(matcher, subscriber, self._dialect.version)
+            return await self.hub.subscriptions(matcher, subscriber, self._dialect.version)
         document, _ = await self._fetch_subscriptions(name, subscriber)
         return document
 

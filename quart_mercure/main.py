@@ -186,14 +186,14 @@ def _option(*names: str, env: tuple[str, ...] = (), **settings: Any) -> Callable
     show_default=True,
     env=("MERCURE_HUB_RECONCILIATION_LENGTH",),
     type=click.IntRange(min=0),
-    help="Updates kept for clients that come back.",
+    help="Updates that memory:// keeps for clients that come back.",
 )
 @_option(
     "--transport",
     default="memory://",
     show_default=True,
     env=("MERCURE_TRANSPORT_URL",),
-    help="Where updates are kept.",
+    help="Where updates are kept: memory://, sqlite:///path, redis://..., postgresql://...",
 )
 @_option(
     "--server",
@@ -236,8 +236,6 @@ def hub(**given: Any) -> None:
 
     Without any key it makes some for development and prints how to publish and to listen.
     """
-    if given["transport"] != "memory://":
-        raise click.BadParameter("there is only memory://", param_hint="--transport")
     serving = Serving(
         **{name: given[name] for name in ("bind", "server", "workers", "log_level")},
         **{name: given[name] for name in ("certfile", "keyfile")},
@@ -278,6 +276,7 @@ def _hub_options(given: dict[str, Any], serving: Serving) -> HubOptions:
         publish_origins=given["publish_origins"],
         cookie_name=given["cookie_name"],
         keepalive_interval=given["heartbeat"],
+        transport_url=given["transport"],
         reconciliation_length=given["history"],
         **{name: given[name] for name in _PASSED_ON},
     )

@@ -29,6 +29,10 @@ MAX_STREAMS = 100_000
 """What granian is told of its backpressure, and the kernel's limit of open files bounds anyway."""
 
 
+MAX_REQUESTS = 1_000_000
+"""How many requests hypercorn serves on one connection; its own default is 1,000."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
     """How the standalone hub is served."""
@@ -75,10 +79,11 @@ def _as_tuples(value: list[Any]) -> tuple[Any, ...]:
 
 def serve(options: HubOptions, serving: Serving) -> int:
     """Serve a hub until the process is told to end; return its exit status."""
-    if serving.workers > 1:
+    if serving.workers > 1 and options.transport_url.startswith("memory:"):
         click.echo(
             f"WARNING: {serving.workers} workers with a memory transport are as many hubs: a "
-            "subscriber sees only what is published to its own worker. Use one worker.",
+            "subscriber sees only what is published to its own worker. Use one worker, or another "
+            "--transport.",
             err=True,
         )
     os.environ[_ENVIRONMENT] = json.dumps(dataclasses.asdict(options))
@@ -105,6 +110,7 @@ def _hypercorn(serving: Serving) -> int:
     config.workers = serving.workers
     config.loglevel = serving.log_level
     config.certfile, config.keyfile = serving.certfile, serving.keyfile
+    config.keep_alive_max_requests = MAX_REQUESTS  # publishers keep their connections
     config.worker_class = "uvloop" if _has_uvloop() else "asyncio"
     return run(config)
 

@@ -244,6 +244,10 @@ def make_broker(events=10, size=100_000, interval=0.0, policy=DISCONNECT, histor
     return Broker(MemoryTransport(history), rules(events, size, policy), interval)
 
 
+async def everything(replay) -> list[Event]:
+    return [event async for chunk in replay.chunks for event in chunk] if replay else []
+
+
 async def join(broker: Broker, topic="a", count=1, last=None) -> list[Network]:
     request = SubscribeRequest((parse_selector(topic),), last)
     networks = []
@@ -251,7 +255,7 @@ async def join(broker: Broker, topic="a", count=1, last=None) -> list[Network]:
         subscriber, replay = await broker.subscribe(request, ANONYMOUS)
         network = Network(subscriber.queue)
         network.subscriber = subscriber
-        network.received.extend(replay.events if replay else ())
+        network.received.extend(await everything(replay))
         subscriber.queue.resume()
         networks.append(network)
     return networks
@@ -510,7 +514,7 @@ class Run:
         subscriber, replay = await self.broker.subscribe(SubscribeRequest(wanted, last), ANONYMOUS)
         network = self.networks[client] = Network(subscriber.queue)
         network.subscriber = subscriber
-        network.received.extend(replay.events if replay else ())
+        network.received.extend(await everything(replay))
         subscriber.queue.resume()
 
     async def _stall(self, client: int) -> None:

@@ -567,10 +567,11 @@ async def test_a_fresh_copy_is_not_sent_again(presence_hub):
 
 async def test_subscriptions_can_be_asked_for_in_process(presence_hub):
     await subscribe(presence_hub, "topic=a")
-    [only] = presence_hub.subscriptions(exact("a"))["subscriptions"]
-    assert presence_hub.subscriptions(exact("a"), only["subscriber"])["id"] == only["id"]
+    [only] = (await presence_hub.subscriptions(exact("a")))["subscriptions"]
+    single = await presence_hub.subscriptions(exact("a"), only["subscriber"])
+    assert single["id"] == only["id"]
     with pytest.raises(SubscriptionNotFound):
-        presence_hub.subscriptions(exact("a"), "nobody")
+        await presence_hub.subscriptions(exact("a"), "nobody")
 
 
 async def test_clients_that_come_and_go_push_no_message_out():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -12,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import RequestRejected, SubscriptionNotFound
+from ..errors import RequestRejected, SubscriptionNotFound, TransportError
 from ..tokens import ANONYMOUS
 from ..update import Update
 from . import authorization, presence, protocol
@@ -22,10 +23,10 @@ from .lifetime import Lifetime
 from .limits import StreamLimits
 from .matchers import Matcher
 from .options import HubOptions
-from .protocol import Request, Response, SubscriptionsRequest
 from .policies import queue_rules
+from .protocol import Request, Response, SubscriptionsRequest
 from .stream import NEVER, ConnectionStream, Pace, Receive, Send, Stream
-from .transport import Replay, Transport
+from .transport import Replay, Transport, transport_from_url
 from .transport.memory import MemoryTransport
 
 logger = logging.getLogger("quart_mercure.hub")
@@ -36,6 +37,8 @@ CONNECTION = "quart_mercure.connection"
 """The ASGI extension by which a server offers its connection: see `quart_mercure.uvicorn`."""
 
 _YIELD_EVERY = 32
+
+_RETRY_SOON = (("retry-after", "1"),)
 
 _SHORTEST_PAUSE = 0.01
 
@@ -78,7 +81,7 @@ class Hub:
 
     def __init__(self, options: HubOptions, transport: Transport | None = None) -> None:
         self.options = options
-        self._transport = transport or MemoryTransport(options.reconciliation_length)
+        self._transport = transport or transport_from_url(options.transport_url, options)
         self.broker = Broker(self._transport, queue_rules(options), options.max_flush_interval)
         self._authorizer = authorization.Authorizer(options)
         self._limits = StreamLimits(options)
@@ -88,6 +91,7 @@ class Hub:
         )
         self._streams: set[Stream] = set()
         self._lifetime = Lifetime(self._end_streams)
+        self._alone = isinstance(self._transport, MemoryTransport)
 
     # Publishing ---------------------------------------------------------------------------------
 
@@ -191,11 +195,23 @@ class Hub:
         )
         stream.drop()
 
+    async def open(self) -> None:
+        """Start, and begin to follow the transport. Raises `TransportError` when that cannot be.
+
+        Done by the lifespan; where there is none, the first request or publication does it.
+        """
+        self.start()
+        await self._transport.open()
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                self.start()
+                try:
+                    await self.open()
+                except TransportError as error:
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
                 await send({"type": "lifespan.startup.complete"})
             else:
                 await self.aclose()
@@ -211,6 +227,10 @@ class Hub:
             answer = await self._answer(request, exchange)
         except RequestRejected as error:
             answer = protocol.error_response(request, error)
+        except TransportError as error:
+            logger.error("%s", error)
+            unavailable = RequestRejected(503, "the hub cannot keep updates now", _RETRY_SOON)
+            answer = protocol.error_response(request, unavailable)
         return replace(answer, headers=(*answer.headers, *headers)) if headers else answer
 
     def _read_request(self, scope: Scope) -> Request:
@@ -291,7 +311,7 @@ class Hub:
             )
         if self.broker.waiting >= options.publish_backlog:
             raise RequestRejected(
-                503, "subscribers are falling behind; publish again later", (("retry-after", "1"),)
+                503, "subscribers are falling behind; publish again later", _RETRY_SOON
             )
         await self._dispatch((update,))
         return protocol.text_response(200, update.id)
@@ -313,7 +333,7 @@ class Hub:
         body = await self._read_form(request, exchange.receive) if querying else b""
         wanted = protocol.parse_subscribe(request, options, protocol.parse_form(body))
         if self._lifetime.ending:
-            raise RequestRejected(503, "the hub is shutting down", (("retry-after", "1"),))
+            raise RequestRejected(503, "the hub is shutting down", _RETRY_SOON)
         if request.method == "HEAD":
             return Response(200, headers=protocol.STREAM_HEADERS)
         self._lifetime.watch_worker(exchange.send)
@@ -331,10 +351,10 @@ class Hub:
     async def _serve_stream(self, opening: Opening, exchange: Exchange) -> None:
         subscriber = opening.subscriber
         stream = self._stream_to(subscriber, exchange)
-        missed = opening.replay.events if opening.replay else ()
+        missed = opening.replay.chunks if opening.replay else None
         self._streams.add(stream)
         try:
-            await self._announce(subscriber, active=True)
+            await self._enter(subscriber)
             await stream.run(
                 _encode_headers(opening.headers), missed, self._lifetime_of(subscriber)
             )
@@ -342,8 +362,7 @@ class Hub:
             self._streams.discard(stream)
             self.broker.unsubscribe(subscriber)
             self._limits.release(opening.place)
-            if not self._lifetime.ending:
-                await self._announce(subscriber, active=False)
+            await self._leave(subscriber)
 
     def _stream_to(self, subscriber: Subscriber, exchange: Exchange) -> Stream:
         connection = exchange.connection()
@@ -365,10 +384,20 @@ class Hub:
             lifetime = min(lifetime, self.options.write_timeout * random.uniform(0.8, 1.0))
         return lifetime
 
-    async def _announce(self, subscriber: Subscriber, *, active: bool) -> None:
+    async def _enter(self, subscriber: Subscriber) -> None:
+        """Announce a subscriber, and let other hubs know of it."""
         if self.options.subscriptions:
-            updates = tuple(presence.announcements(self.options, subscriber, active=active))
-            await self._transport.announce(updates)
+            options = self.options
+            announced = tuple(presence.announcements(options, subscriber, active=True))
+            known = () if self._alone else tuple(presence.subscriptions_of(options, subscriber))
+            await self._transport.enter(subscriber.id, known, announced)
+
+    async def _leave(self, subscriber: Subscriber) -> None:
+        """Announce that a subscriber has left; a hub that ends lets its transport do that."""
+        if self.options.subscriptions and not self._lifetime.ending:
+            announced = tuple(presence.announcements(self.options, subscriber, active=False))
+            with contextlib.suppress(TransportError):
+                await self._transport.leave(subscriber.id, announced)
 
     async def _list_subscriptions(self, request: Request) -> Response:
         options = self.options
@@ -383,14 +412,14 @@ class Hub:
             raise RequestRejected(403, f"the token does not grant {path}", headers)
         asked = protocol.parse_subscriptions_path(request.path, options, grants.version)
         try:
-            document = presence.answer(self.broker, options, asked, self.last_event_id)
+            document = await self._answer_about(asked)
         except SubscriptionNotFound as error:
             raise RequestRejected(404, str(error)) from None
         return protocol.document_response(
             request, options, document, self.last_event_id, asked.version
         )
 
-    def subscriptions(
+    async def subscriptions(
         self,
         matcher: Matcher | None = None,
         subscriber_id: str | None = None,
@@ -398,11 +427,18 @@ class Hub:
     ) -> dict[str, Any]:
         """Return the document of the open subscriptions: all, those of a matcher, or just one.
 
-        It is in the form of a version of the protocol. Raises `SubscriptionNotFound` when there is
-        no such one.
+        It is in the form of a version of the protocol, and tells of all hubs that share a
+        transport. Raises `SubscriptionNotFound` when there is no such one.
         """
-        asked = SubscriptionsRequest(version, matcher, subscriber_id)
-        return presence.answer(self.broker, self.options, asked, self.last_event_id)
+        return await self._answer_about(SubscriptionsRequest(version, matcher, subscriber_id))
+
+    async def _answer_about(self, asked: SubscriptionsRequest) -> dict[str, Any]:
+        matcher = asked.matcher
+        named = None if matcher is None else (matcher.type.value, matcher.pattern)
+        documents = await self._transport.subscriptions(asked.version, matcher, asked.subscriber_id)
+        if documents is None:
+            documents = presence.documents_here(self.broker, self.options, asked)
+        return presence.answer(documents, self.options, asked, self.last_event_id)
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import random
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..tokens import Grants
 from ..update import Update, new_id
 from .delivery import Delivery
-from .events import Event
+from .events import Event, reconnection_hint
 from .index import MatcherIndex, union
 from .matchers import Matcher, any_matches
 from .policies import Counters, QueueRules
@@ -80,7 +81,7 @@ class Broker:
         self._waits: list[_Wait] = []
         self.waiting = 0
         """How many publishers wait for subscribers to catch up."""
-        transport.connect(self._deliver)
+        transport.connect(self._deliver, self._interrupt)
 
     @property
     def counters(self) -> Counters:
@@ -133,8 +134,7 @@ class Broker:
         except BaseException:
             self.unsubscribe(subscriber)
             raise
-        missed = tuple(event for event in replay.events if subscriber.receives(event.update))
-        return subscriber, Replay(replay.preceding_id, missed)
+        return subscriber, Replay(replay.preceding_id, _for(subscriber, replay.chunks))
 
     def unsubscribe(self, subscriber: Subscriber) -> bool:
         """Remove a subscriber; return whether it was there. Nothing of it stays behind."""
@@ -190,6 +190,12 @@ class Broker:
                 self._delivery.add(found, event)
         self._delivery.flush_when_due()
 
+    def _interrupt(self) -> None:
+        """End all streams: they come back with their last event id, and are told of the gap."""
+        self.counters.gaps += 1
+        for subscriber in self:
+            subscriber.queue.finish(reconnection_hint(random.randint(500, 3000)))
+
     # Publishers that wait -----------------------------------------------------------------------
 
     def _crowd_among(self, recipients: Collection[Subscriber]) -> set[ClientQueue]:
@@ -236,6 +242,16 @@ class Broker:
         logger.warning("disconnecting slow client %s: %d events waited", subscriber.id, dropped)
         if subscriber.queue.outlet is not None:
             subscriber.queue.outlet.drop()
+
+
+async def _for(
+    subscriber: Subscriber, chunks: AsyncIterator[Sequence[Event]]
+) -> AsyncIterator[Sequence[Event]]:
+    """Yield the events that a subscriber receives."""
+    async for events in chunks:
+        received = [event for event in events if subscriber.receives(event.update)]
+        if received:
+            yield received
 
 
 def _in_both(

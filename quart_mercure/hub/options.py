@@ -29,7 +29,9 @@ class HubOptions:
         subscriptions: whether subscription events and the subscriptions API are served.
         subscription_event_type: the `event` of subscription events; `None` leaves them unnamed.
         keepalive_interval: how long a stream may be silent before a comment is sent; 0 for never.
-        reconciliation_length: how many updates are kept for clients that come back.
+        transport_url: where updates are kept, and shared with other hubs: `memory://`,
+            `sqlite:///path`, `redis://...`, `postgresql://...` (see `hub.transport`).
+        reconciliation_length: how many updates `memory://` keeps for clients that come back.
         cookie_name: the cookie that may hold a 0.x token.
         access_token_cookie_name: the cookie that may hold a 1.0 token.
         cors_origins: the origins whose pages may use the hub with credentials; `"*"` in it lets
@@ -72,6 +74,7 @@ class HubOptions:
     subscriptions: bool = True
     subscription_event_type: str | None = None
     keepalive_interval: float = 15.0
+    transport_url: str = "memory://"
     reconciliation_length: int = 500
     cookie_name: str = "mercureAuthorization"
     access_token_cookie_name: str = "__Secure-mercure_access_token"

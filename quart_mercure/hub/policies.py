@@ -43,6 +43,7 @@ class Counters:
         conflated: updates replaced by a newer one of their topic before they were sent.
         slow_clients: clients disconnected because their queue was full.
         timed_out: clients disconnected because a send did not finish in time.
+        gaps: how often all streams were ended because the transport had lost events.
     """
 
     published: int = 0
@@ -51,6 +52,7 @@ class Counters:
     conflated: int = 0
     slow_clients: int = 0
     timed_out: int = 0
+    gaps: int = 0
 
 
 class QueueRules:

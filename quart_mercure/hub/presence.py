@@ -17,6 +17,7 @@ from .broker import Broker, Subscriber
 from .matchers import Matcher, MatcherType
 from .options import HubOptions
 from .protocol import RESERVED_TYPE, SubscriptionsRequest
+from .transport import Subscription
 
 CONTEXT = "https://mercure.rocks/"
 
@@ -77,39 +78,65 @@ def subscription_document(
 
 def announcements(options: HubOptions, subscriber: Subscriber, *, active: bool) -> Iterator[Update]:
     """Return the private updates that announce the start or the end of a subscriber's stream."""
+    for version, matcher in _named(options, subscriber):
+        document = subscription_document(options, subscriber, matcher, version, active=active)
+        yield _announcement(options, document, version)
+
+
+def subscriptions_of(options: HubOptions, subscriber: Subscriber) -> Iterator[Subscription]:
+    """Return a subscriber's subscriptions as other hubs are to know them."""
+    for version, matcher in _named(options, subscriber):
+        document = subscription_document(options, subscriber, matcher, version, active=True)
+        farewell = _announcement(options, document | {"active": False}, version)
+        yield Subscription(version, matcher.type.value, matcher.pattern, document, farewell)
+
+
+def _named(options: HubOptions, subscriber: Subscriber) -> Iterator[tuple[str, Matcher]]:
+    """Yield each matcher of a subscriber once for each version that has a name for it."""
     for matcher in subscriber.matchers:
         for version in versions_of(matcher, options):
-            document = subscription_document(options, subscriber, matcher, version, active=active)
-            named = {"1.0": RESERVED_TYPE, "0.x": options.subscription_event_type}
-            context = {} if version == "1.0" else {"@context": CONTEXT}
-            yield Update(
-                topics=(document["id"],),
-                data=json.dumps(context | document),
-                private=True,
-                type=named[version],
-            )
+            yield version, matcher
+
+
+def _announcement(options: HubOptions, document: dict[str, Any], version: str) -> Update:
+    named = {"1.0": RESERVED_TYPE, "0.x": options.subscription_event_type}
+    context = {} if version == "1.0" else {"@context": CONTEXT}
+    return Update(
+        topics=(document["id"],),
+        data=json.dumps(context | document),
+        private=True,
+        type=named[version],
+    )
+
+
+def documents_here(
+    broker: Broker, options: HubOptions, asked: SubscriptionsRequest
+) -> list[dict[str, Any]]:
+    """Return the documents of those of this hub's subscriptions that are asked for."""
+    return [
+        subscription_document(options, subscriber, matcher, asked.version, active=True)
+        for subscriber, matcher in _found(broker, asked)
+        if asked.version in versions_of(matcher, options)
+    ]
 
 
 def answer(
-    broker: Broker, options: HubOptions, asked: SubscriptionsRequest, last_event_id: str
+    documents: list[dict[str, Any]],
+    options: HubOptions,
+    asked: SubscriptionsRequest,
+    last_event_id: str,
 ) -> dict[str, Any]:
     """Return the document that answers a question about subscriptions.
 
     Raises `SubscriptionNotFound` when the one asked for is not there.
     """
-    documents = (
-        subscription_document(options, subscriber, matcher, asked.version, active=True)
-        for subscriber, matcher in _found(broker, asked)
-        if asked.version in versions_of(matcher, options)
-    )
     if asked.subscriber_id is None:
         return _collection(_address(options, asked), asked.version, last_event_id, documents)
-    document = next(documents, None)
-    if document is None:
+    if not documents:
         raise SubscriptionNotFound("there is no such subscription")
     if asked.version == "1.0":
-        return document
-    return {"@context": CONTEXT, **document, "lastEventID": last_event_id}
+        return documents[0]
+    return {"@context": CONTEXT, **documents[0], "lastEventID": last_event_id}
 
 
 def _found(broker: Broker, asked: SubscriptionsRequest) -> Iterator[tuple[Subscriber, Matcher]]:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from . import servers
@@ -25,8 +25,6 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 NEVER = float("inf")
-
-_REPLAY_CHUNK = 64
 
 _EARLIEST_KEEPALIVE = 0.8
 """Comments are sent after 80 to 100 % of the longest silence, so that they spread."""
@@ -115,7 +113,7 @@ class Stream:
     async def run(
         self,
         headers: Sequence[tuple[bytes, bytes]],
-        missed: Sequence[Event],
+        missed: AsyncIterator[Sequence[Event]] | None,
         lifetime: float = NEVER,
     ) -> None:
         """Send until the client leaves, the queue is finished, or the client falls behind.
@@ -173,13 +171,18 @@ class Stream:
 
     # Sending ------------------------------------------------------------------------------------
 
-    async def _open(self, headers: Sequence[tuple[bytes, bytes]], missed: Sequence[Event]) -> None:
+    async def _open(
+        self,
+        headers: Sequence[tuple[bytes, bytes]],
+        missed: AsyncIterator[Sequence[Event]] | None,
+    ) -> None:
         """Send the head, a comment that shows that the stream is open, and what was missed."""
         head = {"type": "http.response.start", "status": 200, "headers": list(headers)}
         await self._send(head)
         await self._send_in_time(COMMENT.wire)
-        for start in range(0, len(missed), _REPLAY_CHUNK):
-            await self._send_in_time(Batch(missed[start : start + _REPLAY_CHUNK]).wire)
+        if missed is not None:
+            async for events in missed:
+                await self._send_in_time(Batch(events).wire)
 
     async def _send_in_time(self, wire: bytes) -> None:
         self._last_sent = now = self._loop.time()

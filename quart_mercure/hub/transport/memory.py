@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import takewhile
 
 from ...update import EARLIEST, Update
 from ..events import Event
-from . import Deliver, Replay
+from . import Deliver, Replay, Subscription
 
 _REMEMBERED_IDS = 10
 """How many identifiers are remembered for each event that is kept."""
+
+_CHUNK = 64
 
 
 class _Log:
@@ -52,27 +54,48 @@ class MemoryTransport:
         self.position = 0
         self.last_event_id = EARLIEST
 
-    def connect(self, deliver: Deliver) -> None:
-        """Call `deliver` with all events from now on, in order."""
+    def connect(self, deliver: Deliver, interrupt: Callable[[], None]) -> None:  # noqa: ARG002
+        """Call `deliver` with all events from now on, in order; none is ever missing."""
         self._deliver = deliver
+
+    async def open(self) -> None:
+        """Nothing needs to be opened."""
 
     async def publish(self, updates: Sequence[Update]) -> None:
         """Keep an application's updates and deliver them."""
         self._append(updates, self._published)
 
-    async def announce(self, updates: Sequence[Update]) -> None:
-        """Keep updates of the hub's own, apart from the applications', and deliver them."""
-        self._append(updates, self._announced)
+    async def enter(
+        self,
+        subscriber_id: str,  # noqa: ARG002
+        subscriptions: Sequence[Subscription],  # noqa: ARG002
+        announcements: Sequence[Update],
+    ) -> None:
+        """Announce a subscriber, whom no other hub needs to know of."""
+        self._append(announcements, self._announced)
+
+    async def leave(self, subscriber_id: str, announcements: Sequence[Update]) -> None:  # noqa: ARG002
+        """Announce that a subscriber has left."""
+        self._append(announcements, self._announced)
+
+    async def subscriptions(
+        self,
+        version: str,  # noqa: ARG002
+        matcher: tuple[str, str] | None,  # noqa: ARG002
+        subscriber_id: str | None,  # noqa: ARG002
+    ) -> None:
+        """Return `None`: the hub itself knows all subscriptions there are."""
+        return
 
     async def replay(self, after: str, until: int) -> Replay:
         """Return the kept events after the identifier `after`, up to the position `until`."""
         position = self._published.position_of(after) or self._announced.position_of(after)
-        events = heapq.merge(
+        merged = heapq.merge(
             self._published.between(position or 0, until),
             self._announced.between(position or 0, until),
             key=lambda event: event.position,
         )
-        return Replay(after if position else EARLIEST, tuple(events))
+        return Replay(after if position else EARLIEST, _in_chunks(tuple(merged)))
 
     async def aclose(self) -> None:
         """Nothing is held open."""
@@ -86,3 +109,8 @@ class MemoryTransport:
         for event in events:
             log.append(event)
         self._deliver(events)
+
+
+async def _in_chunks(events: Sequence[Event]) -> AsyncIterator[Sequence[Event]]:
+    for start in range(0, len(events), _CHUNK):
+        yield events[start : start + _CHUNK]
