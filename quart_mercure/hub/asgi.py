@@ -435,7 +435,7 @@ class Hub:
     async def _answer_about(self, asked: SubscriptionsRequest) -> dict[str, Any]:
         matcher = asked.matcher
         named = None if matcher is None else (matcher.type.value, matcher.pattern)
-        documents = await self._transport.subscriptions(asked.version, matcher, asked.subscriber_id)
+        documents = await self._transport.subscriptions(asked.version, named, asked.subscriber_id)
         if documents is None:
             documents = presence.documents_here(self.broker, self.options, asked)
         return presence.answer(documents, self.options, asked, self.last_event_id)

@@ -45,6 +45,9 @@ _LONGEST_SLEEP = 1.0
 
 _TIMEOUT = 10.0
 
+_NUL = "\x00"
+"""The one character that PostgreSQL's text cannot hold."""
+
 _SCHEMA = f"""
 SELECT pg_advisory_xact_lock({_LOCK});
 CREATE TABLE IF NOT EXISTS mercure_updates (
@@ -54,6 +57,7 @@ CREATE TABLE IF NOT EXISTS mercure_updates (
     private boolean NOT NULL,
     topics text[] NOT NULL,
     data text NOT NULL,
+    raw bytea,  -- the data, where it has characters that text cannot hold
     type text,
     retry bigint,
     created timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -77,11 +81,20 @@ CREATE TABLE IF NOT EXISTS mercure_forgotten (until bigint NOT NULL);
 """
 
 _INSERT = (
-    "INSERT INTO mercure_updates (id, announced, private, topics, data, type, retry)"
-    " VALUES ($1, $2, $3, $4, $5, $6, $7)"
+    "INSERT INTO mercure_updates (id, announced, private, topics, data, raw, type, retry)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
 )
 _ENTER = "INSERT INTO mercure_subscriptions VALUES (DEFAULT, $1, $2, $3, $4, $5, $6, $7)"
-_COLUMNS = "position, id, private, topics, data, type, retry"
+_COLUMNS = "position, id, private, topics, data, raw, type, retry"
+
+
+_FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a connection that breaks in the middle may end with
+    OSError,
+    TimeoutError,
+)
 
 
 def _translated(
@@ -93,7 +106,7 @@ def _translated(
     async def translating(*arguments: _P.args, **named: _P.kwargs) -> _T:
         try:
             return await method(*arguments, **named)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except _FAILURES as error:
             raise TransportError(f"PostgreSQL: {error or type(error).__name__}") from error
 
     return translating
@@ -115,7 +128,7 @@ class PostgreSQLStore:
         self._notified = asyncio.Event()
         if self._pool is None:
             self._pool = await asyncpg.create_pool(
-                self._url, min_size=1, max_size=4, command_timeout=_TIMEOUT, timeout=_TIMEOUT
+                self._url, min_size=0, max_size=4, command_timeout=_TIMEOUT, timeout=_TIMEOUT
             )
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(_SCHEMA)
@@ -263,8 +276,8 @@ class PostgreSQLStore:
         """Forget a hub, or all that were silent for so long; return their farewells."""
         async with self._connected().acquire() as connection, connection.transaction():
             gone = await connection.fetch(
-                "DELETE FROM mercure_hubs WHERE node = $1 OR ($1 IS NULL"
-                " AND seen < clock_timestamp() - make_interval(secs => $2)) RETURNING node",
+                "DELETE FROM mercure_hubs WHERE node = $1::text OR ($1::text IS NULL"
+                " AND seen < clock_timestamp() - make_interval(secs => $2::float8)) RETURNING node",
                 node,
                 silent_for,
             )
@@ -307,7 +320,8 @@ def _row(appended: Append) -> tuple[Any, ...]:
         appended.announced,
         update.private,
         update.topics,
-        update.data,
+        update.data.replace(_NUL, ""),
+        update.data.encode() if _NUL in update.data else None,
         update.type,
         update.retry,
     )
@@ -331,19 +345,19 @@ def _rows(entered: Enter) -> list[tuple[str, ...]]:
 async def _trim(connection: Any, retention: Retention) -> int:
     first_kept = await connection.fetchval(
         "SELECT greatest("
-        " (SELECT position FROM mercure_updates WHERE NOT announced AND $1 > 0"
+        " (SELECT position FROM mercure_updates WHERE NOT announced AND $1::bigint > 0"
         "  ORDER BY position DESC LIMIT 1 OFFSET greatest($1 - 1, 0)),"
-        " (SELECT max(position) + 1 FROM mercure_updates WHERE NOT announced AND $2 > 0"
+        " (SELECT max(position) + 1 FROM mercure_updates WHERE NOT announced AND $2::float8 > 0"
         "  AND created < clock_timestamp() - make_interval(secs => $2)),"
         " (SELECT max(position) + 1 FROM (SELECT position, sum(octet_length(data))"
         "  OVER (ORDER BY position DESC) AS total FROM mercure_updates"
-        "  WHERE NOT announced AND $3 > 0) AS sized WHERE total > $3))",
+        "  WHERE NOT announced AND $3::bigint > 0) AS sized WHERE total > $3))",
         retention.events,
         retention.age,
         retention.size,
     )
     first_announced = await connection.fetchval(
-        "SELECT position FROM mercure_updates WHERE announced AND $1 > 0"
+        "SELECT position FROM mercure_updates WHERE announced AND $1::bigint > 0"
         " ORDER BY position DESC LIMIT 1 OFFSET greatest($1 - 1, 0)",
         retention.announcements,
     )
@@ -363,10 +377,10 @@ async def _trim(connection: Any, retention: Retention) -> int:
 
 
 def _event(row: Any) -> Event:
-    position, identifier, private, topics, data, event_type, retry = row
+    position, identifier, private, topics, data, raw, event_type, retry = row
     update = Update(
         topics=tuple(topics),
-        data=data,
+        data=data if raw is None else raw.decode(),
         private=private,
         id=identifier,
         type=event_type,

@@ -14,8 +14,10 @@ told otherwise (`appendonly yes`, `appendfsync always`).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -25,6 +27,7 @@ import redis.asyncio as redis_asyncio
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from ...errors import TransportError
@@ -47,8 +50,12 @@ _T = TypeVar("_T")
 _TIMEOUT = 10.0
 """How long, in seconds, an answer may take; a blocking read has its own time on top."""
 
+_PAUSES = (0.0, 0.1, 0.4)
+"""How long, in seconds, to wait before a write is tried again on a new connection."""
+
 _WRITE = """
-local updates, announced, ids, counter, hub = unpack(KEYS)
+local updates, announced, ids, counter, hub, done = unpack(KEYS)
+if not redis.call('SET', done, '1', 'NX', 'EX', 60) then return redis.status_reply('OK') end
 local position = tonumber(redis.call('GET', counter) or '0')
 for i = 1, #ARGV, 4 do
   local action, name, value, now = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -132,6 +139,7 @@ class RedisStore:
         self._updates, self._announced = f"{tag}:updates", f"{tag}:announced"
         self._ids, self._counter = f"{tag}:ids", f"{tag}:position"
         self._hubs, self._hub_prefix = f"{tag}:hubs", f"{tag}:hub:"
+        self._done_prefix = f"{tag}:done:"
         self._redis: Any = None
         self._node = ""
 
@@ -171,6 +179,20 @@ class RedisStore:
                 node = operation.node
                 arguments += ("leave", operation.subscriber_id, "", now)
         keys = [self._updates, self._announced, self._ids, self._counter, self._hub_prefix + node]
+        await self._write_once([*keys, self._done_prefix + uuid.uuid4().hex], arguments)
+
+    async def _write_once(self, keys: list[str], arguments: list[str]) -> None:
+        """Run the script, again if need be: its last key tells whether it has run already.
+
+        So a connection that broke since it was last used is no error.
+        """
+        for pause in _PAUSES:
+            try:
+                await self._write(keys=keys, args=arguments)
+            except (RedisConnectionError, OSError):
+                await asyncio.sleep(pause)
+            else:
+                return
         await self._write(keys=keys, args=arguments)
 
     @_translated
@@ -345,7 +367,7 @@ def store_from_url(url: str) -> RedisStore:
     options: dict[str, Any] = {"decode_responses": True, "socket_connect_timeout": _TIMEOUT}
 
     def connect() -> Any:
-        # A write that is tried again might be done twice; our callers decide.
+        # What is tried again, and when, is decided here and in `shared`.
         once = Retry(NoBackoff(), 0)
         if cluster:
             return redis_asyncio.RedisCluster.from_url(address, **options)

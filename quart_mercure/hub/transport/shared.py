@@ -346,12 +346,17 @@ class SharedTransport:
             await self._say_farewell(await self.store.bury(self._node, 0.0))
         if self._writing is not None:
             await asyncio.wait([self._writing])
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await self._stop()
         self._opening = None
         await self.store.aclose()
+
+    async def _stop(self) -> None:
+        """End the tasks, also where a library lets a first cancellation get lost."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            _, pending = await asyncio.wait(self._tasks, timeout=0.1)
+            self._tasks = list(pending)
 
 
 def _settle(written: asyncio.Future[None], error: Exception | None) -> None:

@@ -1,0 +1,634 @@
+"""What every transport promises: one suite for all of them, and their ends by force."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import random
+import select
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from quart_mercure import ConfigurationError, HubOptions, TransportError, Update
+from quart_mercure.hub.events import Event
+from quart_mercure.hub.transport import Subscription, Transport, shared, transport_from_url
+from quart_mercure.hub.transport.shared import Retention
+from quart_mercure.update import EARLIEST
+
+from . import publisher_process
+from .stores import PostgreSQLServer, RedisServer, StoreServer
+
+NAMES = ["memory", "sqlite", "redis", "postgresql"]
+SHARED = NAMES[1:]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, StoreServer]]:
+    running: dict[str, StoreServer] = {"redis": RedisServer(), "postgresql": PostgreSQLServer()}
+    for server in running.values():
+        server.start()
+    yield running
+    for server in running.values():
+        server.remove()
+
+
+@dataclass
+class Place:
+    """Where a transport keeps its log: empty for each test."""
+
+    name: str
+    url: str
+    server: StoreServer | None
+
+    def transport(self, **parameters: Any) -> Transport:
+        query = "&".join(f"{name}={value}" for name, value in parameters.items())
+        separator = "&" if "?" in self.url else "?"
+        return transport_from_url(f"{self.url}{separator}{query}" if query else self.url, OPTIONS)
+
+
+OPTIONS = HubOptions(reconciliation_length=1000)
+
+
+@pytest.fixture
+async def place(request, servers, tmp_path) -> AsyncIterator[Place]:
+    name = request.param
+    server = servers.get(name)
+    if name == "memory":
+        url = "memory://"
+    elif name == "sqlite":
+        url = f"sqlite:///{tmp_path}/hub.db"
+    elif name == "redis":
+        url = f"{server.url}?prefix={os.urandom(4).hex()}"
+    else:
+        import asyncpg
+
+        database = f"test_{os.urandom(4).hex()}"
+        connection = await asyncpg.connect(server.url)
+        await connection.execute(f"CREATE DATABASE {database}")
+        await connection.close()
+        url = server.url.removesuffix("/postgres") + f"/{database}"
+    yield Place(name, url, server)
+
+
+every_transport = pytest.mark.parametrize("place", NAMES, indirect=True)
+every_shared_transport = pytest.mark.parametrize("place", SHARED, indirect=True)
+
+
+class Follower:
+    """A hub as its transport sees it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.events: list[Event] = []
+        self.interruptions = 0
+        transport.connect(self._deliver, self._interrupt)
+
+    def _deliver(self, events):
+        self.events.extend(events)
+
+    def _interrupt(self):
+        self.interruptions += 1
+
+    @property
+    def ids(self) -> list[str]:
+        return [event.update.id for event in self.events]
+
+    async def until(self, condition, timeout: float = 20) -> None:
+        async with asyncio.timeout(timeout):
+            while not condition(self):
+                await asyncio.sleep(0.005)
+
+    async def received(self, count: int) -> list[str]:
+        await self.until(lambda it: len(it.events) >= count)
+        return self.ids
+
+
+@contextlib.asynccontextmanager
+async def following(place: Place, **parameters: Any) -> AsyncIterator[Follower]:
+    follower = Follower(place.transport(**parameters))
+    await follower.transport.open()
+    try:
+        yield follower
+    finally:
+        await follower.transport.aclose()
+
+
+def update(identifier: str, topic: str = "a", **fields: Any) -> Update:
+    return Update(topics=(topic,), id=identifier, data=fields.pop("data", identifier), **fields)
+
+
+def updates(*numbers: int) -> list[Update]:
+    return [update(f"id-{number}") for number in numbers]
+
+
+async def replayed(transport: Transport, after: str, until: int | None = None) -> list[str]:
+    """Return `after` as the transport understood it, then the identifiers replayed."""
+    replay = await transport.replay(after, transport.position if until is None else until)
+    found = [event.update.id async for chunk in replay.chunks for event in chunk]
+    return [replay.preceding_id, *found]
+
+
+# Order and replay -------------------------------------------------------------------------------
+
+
+@every_transport
+async def test_updates_arrive_whole(place):
+    sent = Update(
+        topics=("a", "é/☕"),
+        data="line\r\nline \x00 ☕",
+        private=True,
+        id="é",
+        type="t",
+        retry=7,
+    )
+    async with following(place) as hub:
+        await hub.transport.publish([sent, update("plain")])
+        await hub.received(2)
+        assert [event.update for event in hub.events] == [sent, update("plain")]
+        assert hub.transport.last_event_id == "plain"
+        assert await replayed(hub.transport, EARLIEST) == [EARLIEST, "é", "plain"]
+
+
+@every_transport
+async def test_positions_grow_in_the_order_of_delivery(place):
+    async with following(place) as hub:
+        for number in range(50):
+            await hub.transport.publish(updates(number))
+        ids = await hub.received(50)
+        positions = [event.position for event in hub.events]
+        assert ids == [f"id-{number}" for number in range(50)]
+        assert positions == sorted(set(positions))
+        assert hub.transport.position == positions[-1]
+
+
+@every_shared_transport
+async def test_all_hubs_deliver_everything_in_the_same_order(place):
+    async with following(place) as one, following(place) as two, following(place) as three:
+
+        async def publish(hub, name):
+            for number in range(40):
+                await hub.transport.publish([update(f"{name}-{number}"), update(f"{name}+{number}")])
+
+        await asyncio.gather(publish(one, "one"), publish(two, "two"), publish(two, "more"))
+        orders = [await hub.received(240) for hub in (one, two, three)]
+        assert orders[0] == orders[1] == orders[2]
+        assert len(set(orders[0])) == 240
+        for name in ("one", "two", "more"):
+            for number in range(40):
+                at = orders[0].index(f"{name}-{number}")
+                assert orders[0][at + 1] == f"{name}+{number}", "nothing comes between"
+
+
+@every_transport
+async def test_replay_begins_after_any_identifier(place):
+    async with following(place) as hub:
+        await hub.transport.publish(updates(*range(20)))
+        await hub.received(20)
+        for number in range(20):
+            after = [f"id-{each}" for each in range(number + 1, 20)]
+            assert await replayed(hub.transport, f"id-{number}") == [f"id-{number}", *after]
+        everything = [f"id-{each}" for each in range(20)]
+        assert await replayed(hub.transport, EARLIEST) == [EARLIEST, *everything]
+        assert await replayed(hub.transport, "nobody's") == [EARLIEST, *everything]
+        assert await replayed(hub.transport, "id-4", hub.events[6].position) == [
+            "id-4",
+            "id-5",
+            "id-6",
+        ]
+
+
+@every_transport
+async def test_an_identifier_used_twice_stands_for_its_first_use(place):
+    async with following(place) as hub:
+        await hub.transport.publish([update(each) for each in ("x", "y", "x", "z")])
+        await hub.received(4)
+        assert await replayed(hub.transport, "x") == ["x", "y", "x", "z"]
+
+
+@every_transport
+async def test_replay_and_live_join_without_gap_or_duplicate(place):
+    async with following(place) as hub:
+        publishing = True
+
+        async def publish():
+            for number in range(200):
+                await hub.transport.publish(updates(number))
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(publish())
+        joined = []
+        while publishing:
+            publishing = not task.done()
+            until, already = hub.transport.position, len(hub.events)
+            replay = await replayed(hub.transport, EARLIEST, until)
+            joined.append((replay[1:], already))
+            await asyncio.sleep(0.005)
+        await task
+        live = await hub.received(200)
+        for replay, already in joined:
+            assert replay + live[already:] == live
+
+
+@every_transport
+async def test_a_long_history_is_read_in_parts(place):
+    async with following(place) as hub:
+        for start in range(0, 900, 300):
+            await hub.transport.publish(updates(*range(start, start + 300)))
+        await hub.received(900)
+        replay = await hub.transport.replay("id-9", hub.transport.position)
+        chunks = [chunk async for chunk in replay.chunks]
+        assert len(chunks) > 1
+        assert [event.update.id for chunk in chunks for event in chunk] == hub.ids[10:]
+
+
+# Retention --------------------------------------------------------------------------------------
+
+
+@every_shared_transport
+@pytest.mark.parametrize(
+    ("retention", "kept"),
+    [
+        (Retention(), 30),
+        (Retention(events=10), 10),
+        (Retention(events=0, age=1000), 30),
+        (Retention(events=0, age=0.000001), 0),
+    ],
+)
+async def test_history_is_bounded(place, retention, kept):
+    async with following(place) as hub:
+        await hub.transport.publish(updates(*range(30)))
+        await hub.received(30)
+        await asyncio.sleep(0.01)
+        assert await hub.transport.store.trim(retention) == 30 - kept
+        assert await hub.transport.store.trim(retention) == 0
+        rest = [f"id-{number}" for number in range(30 - kept, 30)]
+        assert await replayed(hub.transport, EARLIEST) == [EARLIEST, *rest]
+        if kept < 30:
+            assert await replayed(hub.transport, "id-1") == [EARLIEST, *rest]
+            forgotten = await hub.transport.store.forgotten_until()
+            assert forgotten == hub.events[29 - kept].position
+        summary = await hub.transport.store.summary()
+        assert (summary.updates, summary.last_position) == (kept, hub.transport.position)
+
+
+@every_shared_transport
+async def test_history_is_bounded_in_bytes(place):
+    async with following(place) as hub:
+        for number in range(20):
+            await hub.transport.publish([update(f"id-{number}", data="x" * 10_000)])
+        await hub.received(20)
+        assert await hub.transport.store.trim(Retention(size=100_000)) >= 9
+        summary = await hub.transport.store.summary()
+        assert 1 <= summary.updates <= 11
+        assert summary.bytes <= 130_000
+
+
+@every_shared_transport
+async def test_announcements_push_no_update_out(place):
+    async with following(place) as hub:
+        await hub.transport.publish(updates(1))
+        for number in range(20):
+            await hub.transport.enter(f"s{number}", [], [update(f"announced-{number}")])
+        await hub.transport.publish(updates(2))
+        await hub.received(22)
+        await hub.transport.store.trim(Retention(events=2, announcements=3))
+        assert await replayed(hub.transport, "id-1") == [
+            "id-1",
+            *(f"announced-{number}" for number in (17, 18, 19)),
+            "id-2",
+        ]
+
+
+@every_shared_transport
+async def test_who_follows_too_slowly_for_the_history_is_told(place):
+    async with following(place) as hub:
+        await hub.transport.publish(updates(1))
+        await hub.received(1)
+        slow = Follower(place.transport())
+        await slow.transport.open()
+        await slow.transport._stop()
+        await hub.transport.publish(updates(*range(2, 30)))
+        await hub.received(29)
+        await hub.transport.store.trim(Retention(events=5))
+        slow.transport._tasks = [asyncio.create_task(slow.transport._follow())]
+        await slow.received(5)
+        assert (slow.interruptions, hub.interruptions) == (1, 0)
+        await slow.transport.aclose()
+
+
+# Restarts and failures --------------------------------------------------------------------------
+
+
+@every_shared_transport
+async def test_a_restart_forgets_nothing(place):
+    async with following(place) as hub:
+        await hub.transport.publish(updates(*range(10)))
+        await hub.received(10)
+        position = hub.transport.position
+    async with following(place) as again:
+        assert (again.transport.position, again.transport.last_event_id) == (position, "id-9")
+        assert (await replayed(again.transport, "id-6"))[1:] == ["id-7", "id-8", "id-9"]
+        await again.transport.publish(updates(10))
+        assert await again.received(1) == ["id-10"]
+        assert again.transport.position > position
+
+
+@every_shared_transport
+async def test_a_log_that_is_all_forgotten_goes_on_where_it_was(place):
+    async with following(place) as hub:
+        await hub.transport.publish(updates(*range(5)))
+        await hub.received(5)
+        position = hub.transport.position
+        await asyncio.sleep(0.01)
+        await hub.transport.store.trim(Retention(age=0.000001))
+    async with following(place) as again:
+        assert again.transport.position == position
+        await again.transport.publish(updates(6))
+        assert await again.received(1) == ["id-6"]
+
+
+@every_shared_transport
+async def test_a_transport_can_be_opened_again(place):
+    transport = place.transport()
+    for number in range(3):
+        follower = Follower(transport)
+        await transport.publish(updates(number))
+        assert await follower.received(1) == [f"id-{number}"]
+        await transport.aclose()
+
+
+@pytest.mark.parametrize("place", ["redis", "postgresql"], indirect=True)
+async def test_a_server_that_is_gone_is_an_error_and_one_that_is_back_is_caught_up_with(place):
+    async with following(place) as hub, following(place) as other:
+        await hub.transport.publish(updates(1))
+        await other.received(1)
+        place.server.kill()
+        with pytest.raises(TransportError, match=r"Redis: |PostgreSQL: "):
+            await hub.transport.publish(updates(2))
+        with pytest.raises(TransportError):
+            await replayed(hub.transport, "id-1")
+        place.server.start()
+        await hub.transport.publish(updates(3))
+        assert await hub.received(2) == await other.received(2) == ["id-1", "id-3"]
+        assert (hub.interruptions, other.interruptions) == (0, 0)
+
+
+@pytest.mark.parametrize("place", ["redis", "postgresql"], indirect=True)
+async def test_a_server_that_is_not_there_cannot_be_begun_with(place):
+    place.server.kill()
+    try:
+        transport = place.transport()
+        with pytest.raises(TransportError):
+            await transport.open()
+    finally:
+        place.server.start()
+    await transport.open()
+    await transport.aclose()
+
+
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+async def test_a_server_that_has_lost_the_end_of_its_log_interrupts_the_subscribers(place):
+    async with following(place) as hub:
+        await hub.transport.publish(updates(*range(10)))
+        await hub.received(10)
+        store = hub.transport.store
+        await store._redis.delete(store._updates, store._announced, store._ids, store._counter)
+        place.server.kill()
+        place.server.start()
+        await hub.until(lambda it: it.interruptions == 1)
+        await hub.transport.publish(updates(11))
+        await hub.received(11)
+        assert hub.ids[-1] == "id-11"
+
+
+async def test_a_locked_sqlite_file_is_an_error_to_the_publisher(tmp_path, monkeypatch):
+    monkeypatch.setattr("quart_mercure.hub.transport.sqlite._BUSY_TIMEOUT", 0.05)
+    place = Place("sqlite", f"sqlite:///{tmp_path}/hub.db", None)
+    async with following(place) as hub:
+        other = sqlite3.connect(tmp_path / "hub.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TransportError, match="locked"):
+            await hub.transport.publish(updates(1, 2))
+        other.execute("ROLLBACK")
+        await hub.transport.publish(updates(3))
+        assert await hub.received(1) == ["id-3"]
+        other.close()
+
+
+async def test_a_full_disk_publishes_no_half_update(tmp_path):
+    place = Place("sqlite", f"sqlite:///{tmp_path}/hub.db", None)
+    async with following(place) as hub:
+        await hub.transport.publish(updates(1))
+
+        def fill_up(connection):
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {pages + 10}")
+
+        await hub.transport.store._writer.run(fill_up)
+        with pytest.raises(TransportError, match="full"):
+            await hub.transport.publish([update("small"), update("large", data="x" * 200_000)])
+        await hub.transport.publish(updates(2))
+        assert await hub.received(2) == ["id-1", "id-2"]
+
+
+# Who is subscribed, anywhere --------------------------------------------------------------------
+
+
+def subscription(subscriber: str, pattern: str = "a") -> Subscription:
+    document = {"id": f"/{pattern}/{subscriber}", "topic": pattern, "active": True}
+    farewell = Update(topics=(document["id"],), data="gone", id=f"farewell-{subscriber}-{pattern}")
+    return Subscription("0.x", "exact", pattern, document, farewell)
+
+
+async def listed(hub: Follower, *asked: Any) -> list[str]:
+    documents = await hub.transport.subscriptions("0.x", *(asked or (None, None)))
+    return sorted(document["id"] for document in documents)
+
+
+@every_shared_transport
+async def test_all_hubs_know_of_all_subscribers(place):
+    async with following(place) as one, following(place) as two:
+        first, second = subscription("s1"), subscription("s1", "b")
+        await one.transport.enter("s1", [first, second], [update("s1 came")])
+        await two.transport.enter("s2", [subscription("s2")], [update("s2 came")])
+        for hub in (one, two):
+            assert await listed(hub) == ["/a/s1", "/a/s2", "/b/s1"]
+            assert await listed(hub, ("exact", "a"), None) == ["/a/s1", "/a/s2"]
+            assert await listed(hub, ("exact", "a"), "s2") == ["/a/s2"]
+            assert await listed(hub, ("exact", "c"), None) == []
+            assert await listed(hub, ("uritemplate", "a"), None) == []
+            assert await hub.transport.subscriptions("1.0", None, None) == []
+        await one.transport.leave("s1", [update("s1 left")])
+        assert await listed(two) == ["/a/s2"]
+        assert await two.received(3) == ["s1 came", "s2 came", "s1 left"]
+
+
+@every_shared_transport
+async def test_a_hub_that_ends_takes_its_subscribers_along(place):
+    async with following(place) as staying:
+        async with following(place) as ending:
+            await ending.transport.enter("s1", [subscription("s1")], [])
+            await ending.transport.enter("s2", [subscription("s2")], [])
+        assert await listed(staying) == []
+        assert sorted(await staying.received(2)) == ["farewell-s1-a", "farewell-s2-a"]
+
+
+@every_shared_transport
+async def test_a_hub_that_dies_is_buried_once(place, monkeypatch):
+    monkeypatch.setattr(shared, "BEAT_INTERVAL", 0.05)
+    monkeypatch.setattr(shared, "DEAD_AFTER", 0.5)
+    async with following(place) as one, following(place) as two:
+        dying = Follower(place.transport())
+        await dying.transport.enter("s1", [subscription("s1")], [])
+        await dying.transport._stop()
+        assert await listed(one) == ["/a/s1"]
+        assert await one.received(1) == await two.received(1) == ["farewell-s1-a"]
+        assert await listed(one) == []
+        await asyncio.sleep(0.3)
+        assert one.ids == ["farewell-s1-a"], "by one of the two"
+        await dying.transport.store.aclose()
+
+
+async def test_memory_leaves_the_question_to_the_hub():
+    transport = transport_from_url("memory://", OPTIONS)
+    assert await transport.subscriptions("0.x", None, None) is None
+
+
+# URLs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("carrier-pigeon://loft", "memory, postgres, postgresql, redis, rediss, sqlite"),
+        ("sqlite://hub.db", "sqlite:///relative/path"),
+        ("sqlite:///", "sqlite:///relative/path"),
+        ("sqlite:////no/such/folder/hub.db", "no folder"),
+        ("sqlite:///hub.db?histroy=1", "no parameter histroy"),
+        ("sqlite:///hub.db?history=-1", "history must be a number"),
+        ("sqlite:///hub.db?history=many", "history must be a number"),
+        ("sqlite:///hub.db?synchronous=off", "normal or full"),
+        ("redis://localhost?max_age=x", "max_age must be a number"),
+        ("postgresql://localhost?max_bytes=nan", "max_bytes must be a number"),
+    ],
+)
+def test_a_url_that_cannot_be_right_is_refused(url, reason):
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        transport_from_url(url, OPTIONS)
+    assert caught.value.key == "MERCURE_TRANSPORT_URL"
+
+
+def test_another_package_can_add_a_transport(monkeypatch):
+    class Found:
+        name = "pigeon"
+
+        def load(self):
+            return lambda url, options: (url, options)
+
+    monkeypatch.setattr(
+        "quart_mercure.hub.transport.entry_points", lambda group: [Found()] if group else []
+    )
+    assert transport_from_url("pigeon://loft", OPTIONS) == ("pigeon://loft", OPTIONS)
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "asyncpg", None)
+    monkeypatch.delitem(
+        __import__("sys").modules, "quart_mercure.hub.transport.postgresql", raising=False
+    )
+    with pytest.raises(ConfigurationError, match=r"quart-mercure\[postgresql\]"):
+        transport_from_url("postgresql://localhost", OPTIONS)
+
+
+# The end by force -------------------------------------------------------------------------------
+
+KILLS = 200
+"""How often a publishing process is killed, for each transport; its server in every tenth."""
+
+
+class Victim:
+    """A process that publishes until it is killed, and says what was acknowledged."""
+
+    def __init__(self, url: str, name: str, context: Any) -> None:
+        self.acknowledged: list[str] = []
+        self._pipe, theirs = os.pipe()
+        self.process = context.Process(target=publisher_process.run, args=(url, name, theirs))
+        with passing(theirs):
+            self.process.start()
+        os.close(theirs)
+
+    def let_live(self, acknowledgements: int, seconds: float) -> None:
+        """Let it publish so many updates, and for some time more."""
+        while len(self.acknowledged) < acknowledgements:
+            readable, _, _ = select.select([self._pipe], [], [], 20)
+            assert readable, "the publisher is stuck"
+            self._read()
+        select.select([], [], [], seconds)
+
+    def kill(self) -> list[str]:
+        """Kill it and return the identifiers that were acknowledged to it."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        while self._read():
+            pass
+        os.close(self._pipe)
+        return self.acknowledged
+
+    def _read(self) -> bool:
+        lines = os.read(self._pipe, 65536).decode().splitlines()
+        self.acknowledged += lines
+        return bool(lines)
+
+
+@contextlib.contextmanager
+def passing(descriptor: int) -> Iterator[None]:
+    os.set_inheritable(descriptor, True)
+    yield
+
+
+@every_shared_transport
+async def test_what_was_acknowledged_survives_any_kill(place):
+    """Kill publishers and servers at random; followers and a newcomer agree on every update."""
+    chance = random.Random(place.name)
+    context = multiprocessing.get_context("fork")
+    acknowledged: list[str] = []
+    async with following(place) as hub:
+        for number in range(KILLS):
+            victim = Victim(place.url, f"p{number}", context)
+            await asyncio.to_thread(victim.let_live, chance.randrange(4), chance.random() * 0.01)
+            if place.server is not None and number % 10 == 9:
+                place.server.kill()
+                acknowledged += victim.kill()
+                place.server.start()
+            else:
+                acknowledged += victim.kill()
+        await publish_at_last(hub, update("the end"))
+        await hub.until(lambda it: "the end" in it.ids, timeout=60)
+        everything = await replayed(hub.transport, EARLIEST)
+    assert hub.interruptions == 0
+    assert hub.ids == everything[1:], "everybody sees one order"
+    assert len(set(hub.ids)) == len(hub.ids), "nothing comes twice"
+    assert set(acknowledged) <= set(hub.ids), "nothing acknowledged is lost"
+    assert len(acknowledged) > KILLS / 2
+    for number in range(KILLS):
+        own = [each for each in hub.ids if each.startswith(f"p{number}-")]
+        assert own == [f"p{number}-{each}" for each in range(len(own))]
+
+
+async def publish_at_last(hub: Follower, last: Update) -> None:
+    """Publish when the server has come back."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await hub.transport.publish([last])
+            except TransportError:
+                await asyncio.sleep(0.05)
+            else:
+                return
