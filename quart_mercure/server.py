@@ -64,7 +64,7 @@ def hub_from_environment() -> Hub:
     """Return the hub that `serve` describes to the processes that serve it."""
     # A hub's objects live long and are in few cycles: looking for those often only costs time.
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(20_000, 20, 20)
     stored = json.loads(os.environ[_ENVIRONMENT])
     restored: dict[str, Any] = {
         name: _as_tuples(value) if isinstance(value, list) else value

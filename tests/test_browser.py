@@ -19,6 +19,7 @@ from .conftest import (
     free_port,
     wait_until_it_listens,
 )
+from .test_many_hubs import four_workers, launch, redis, transport_url  # noqa: F401
 
 pytestmark = pytest.mark.skipif(chromium_path() is None, reason="there is no Chromium here")
 
@@ -157,6 +158,12 @@ def test_the_same_conversation_in_protocol_1_0(browser, chat, serve):
     )
     a_conversation(browser, server.url)
     assert "eyJ" not in server.log.read_text() + hub.log.read_text(), "no token in a URL or a log"
+
+
+@pytest.mark.parametrize("name", ["sqlite", "redis"])
+def test_browsers_on_four_workers_have_one_conversation(browser, launch, redis, tmp_path, name):  # noqa: F811
+    url = transport_url(name, redis, tmp_path)
+    a_conversation(browser, four_workers(launch, "examples.chat.app:app", url).url)
 
 
 def test_the_list_follows_its_end_until_the_reader_scrolls_up(browser, chat):

@@ -212,3 +212,20 @@ async def test_the_kernel_gives_up_clients_that_are_silent():
         assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
     writer.close()
     serving.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "workers"),
+    [
+        (["hypercorn", "app:app"], {}, 1),
+        (["hypercorn", "--workers", "4", "app:app"], {}, 4),
+        (["hypercorn", "-w", "3", "app:app"], {}, 3),
+        (["uvicorn", "app:app", "--workers=2"], {}, 2),
+        (["uvicorn", "app:app", "--workers"], {}, 1),
+        (["x", "-w", "many"], {}, 1),
+        (["uvicorn", "app:app"], {"WEB_CONCURRENCY": "5"}, 5),
+        (["granian", "app:app"], {"GRANIAN_WORKERS": "6"}, 6),
+    ],
+)
+def test_the_number_of_workers_is_seen(arguments, environment, workers):
+    assert servers.configured_workers(arguments, environment) == workers

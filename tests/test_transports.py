@@ -57,7 +57,7 @@ OPTIONS = HubOptions(reconciliation_length=1000)
 
 
 @pytest.fixture
-async def place(request, servers, tmp_path) -> AsyncIterator[Place]:
+async def place(request, servers, tmp_path) -> Place:
     name = request.param
     server = servers.get(name)
     if name == "memory":
@@ -74,7 +74,7 @@ async def place(request, servers, tmp_path) -> AsyncIterator[Place]:
         await connection.execute(f"CREATE DATABASE {database}")
         await connection.close()
         url = server.url.removesuffix("/postgres") + f"/{database}"
-    yield Place(name, url, server)
+    return Place(name, url, server)
 
 
 every_transport = pytest.mark.parametrize("place", NAMES, indirect=True)
@@ -174,7 +174,9 @@ async def test_all_hubs_deliver_everything_in_the_same_order(place):
 
         async def publish(hub, name):
             for number in range(40):
-                await hub.transport.publish([update(f"{name}-{number}"), update(f"{name}+{number}")])
+                await hub.transport.publish(
+                    [update(f"{name}-{number}"), update(f"{name}+{number}")]
+                )
 
         await asyncio.gather(publish(one, "one"), publish(two, "two"), publish(two, "more"))
         orders = [await hub.received(240) for hub in (one, two, three)]

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from ..errors import RequestRejected, SubscriptionNotFound, TransportError
 from ..tokens import ANONYMOUS
 from ..update import Update
-from . import authorization, presence, protocol
+from . import authorization, presence, protocol, servers
 from .broker import Broker, Subscriber
 from .clock import Clock
 from .lifetime import Lifetime
@@ -201,6 +201,13 @@ class Hub:
         Done by the lifespan; where there is none, the first request or publication does it.
         """
         self.start()
+        workers = servers.configured_workers()
+        if self._alone and workers > 1:
+            logger.error(
+                "%d workers, and each has a hub of its own: a subscriber receives only what is "
+                "published in its own worker. Use one worker, or set MERCURE_TRANSPORT_URL",
+                workers,
+            )
         await self._transport.open()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

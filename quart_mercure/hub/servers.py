@@ -9,10 +9,12 @@ skipped: the hub then learns of the shutdown from the lifespan alone.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import FrameType, FunctionType, MethodType
 from typing import Any, cast
 
@@ -22,6 +24,22 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SILENCE_LIMIT_MS = 60_000
 
 _MOST_WRAPPERS = 50
+
+
+def configured_workers(
+    arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ
+) -> int:
+    """Return how many processes this server was told to run, as far as that can be seen; or 1.
+
+    That is in the server's command line, which its workers know, too, or in the environment.
+    """
+    arguments = sys.argv if arguments is None else arguments
+    given = [environment.get(name, "") for name in ("WEB_CONCURRENCY", "GRANIAN_WORKERS")]
+    for option, value in zip(arguments, (*arguments[1:], ""), strict=True):
+        name, _, joined = option.partition("=")
+        if name in ("--workers", "-w"):
+            given.append(joined or value)
+    return max((int(each) for each in given if each.isascii() and each.isdigit()), default=1)
 
 
 class SignalListener:

@@ -227,6 +227,7 @@ class Stream:
     def _let_go(self) -> None:
         self._pace.overdue.leave(self)
         self.subscriber.queue.discard()
+        self.subscriber.queue.outlet = None  # or the two would keep each other
         if self._alarm is not None:
             self._alarm.cancel()
         if self._sending is not None:
