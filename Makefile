@@ -38,7 +38,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --group bench
 	touch $@
 
-# Chromium and redis-server for the tests that use them, where the package manager has them and
+# Chromium, redis-server and PostgreSQL for the tests that use them, where the package manager has them and
 # may install them; those tests are skipped, and say so, where they are missing.
 system-packages:
 	@sh tests/install-system-packages.sh

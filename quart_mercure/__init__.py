@@ -16,7 +16,7 @@ from .errors import (
 )
 from .extension import MercureSSE, mercure_publish, publish_signal
 from .hub import Hub, HubOptions
-from .publisher import HTTPPublisher, Publisher
+from .publisher import HTTPPublisher, Publisher, TransportPublisher
 from .subscriber import ReceivedUpdate, subscribe
 from .topics import URLPattern, as_topic
 from .update import Update
@@ -42,6 +42,7 @@ __all__ = [
     "RequestRejected",
     "SubscriptionNotFound",
     "TransportError",
+    "TransportPublisher",
     "URLPattern",
     "Update",
     "as_topic",

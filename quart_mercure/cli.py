@@ -10,11 +10,14 @@ import click
 from quart.cli import AppGroup, ScriptInfo, pass_script_info
 
 from .errors import MercureError
+from .operations import transport
 
 if TYPE_CHECKING:
     from .extension import MercureSSE
 
 cli = AppGroup("mercure", help="Keys, tokens and publishing for Mercure.")
+
+cli.add_command(transport)
 
 _TOPIC = click.option(
     "--topic", "-t", multiple=True, default=["*"], show_default=True, help="A topic to grant."

@@ -353,6 +353,7 @@ class MercureSSE:
         jwt: str | None = None,
         hub_url: str | None = None,
         encrypt_for: Mapping[str, Any] | None = None,
+        connection: Any = None,
     ) -> str:
         """Publish an update to all who listen; return its identifier.
 
@@ -361,13 +362,19 @@ class MercureSSE:
         `__mercure_sse_data__`, or an awaitable of these. An object alone is topic and data.
         `private` updates reach only those whose token grants one of the topics. `type` names the
         event (`True`: after its topic); `retry` is in milliseconds. With `encrypt_for`, a JWK or a
-        JWK set, not even the hub can read the data.
+        JWK set, not even the hub can read the data. With `connection`, where the embedded hub's
+        transport is PostgreSQL, the update is part of that connection's transaction: see
+        `Hub.publish_in`.
 
-        Raises `InvalidUpdate` for a field that breaks a rule, and `PublishError` when an external
-        hub does not accept the update.
+        Raises `InvalidUpdate` for a field that breaks a rule, `PublishError` when an external hub
+        does not accept the update, and `TransportError` when the embedded hub's transport fails.
         """
         await self._negotiate()
         update = await self._update(topic, data, private, id, type, retry, encrypt_for)
+        if connection is not None:
+            if self.hub is None:
+                raise ConfigurationError("MERCURE_HUB", "must be on for `connection`")
+            return (await self.hub.publish_in(connection, [update]))[0]
         return await self._publisher(jwt, hub_url).publish(update)
 
     async def publish_many(
@@ -382,9 +389,28 @@ class MercureSSE:
         made = [await self._update_of(update) for update in updates]
         return await self._publisher(jwt, hub_url).publish_many(made)
 
+    async def publish_after_commit(
+        self, session: Any, topic: Any, data: Any = None, **options: Any
+    ) -> str:
+        """Publish an update once a SQLAlchemy session has committed; return its identifier.
+
+        When the transaction, or the savepoint it is called in, rolls back, nothing is sent. The
+        data is made now, and publishing goes on in the background after the commit: a process that
+        ends in between loses the update, which `publish(..., connection=...)` never does. `options`
+        are others of `publish`.
+        """
+        from .outbox import wait_for_commit  # SQLAlchemy is the application's choice
+
+        update = await self._update(topic, data, **options)
+        wait_for_commit(session, [update], partial(self._in_background, self.publish_many))
+        return update.id
+
     def publish_in_background(self, **arguments: Any) -> None:
         """Publish without waiting, from any thread; failures go to the application's log."""
-        task = partial(self.app.add_background_task, self.publish, **arguments)
+        self._in_background(self.publish, **arguments)
+
+    def _in_background(self, function: Callable[..., Any], *given: Any, **named: Any) -> None:
+        task = partial(self.app.add_background_task, function, *given, **named)
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -457,7 +483,7 @@ class MercureSSE:
             retry=retry,
         )
 
-    def _publisher(self, jwt: str | None, hub_url: str | None) -> Publisher:
+    def _publisher(self, jwt: str | None, hub_url: str | None) -> Hub | Publisher:
         hub = self.hub
         if hub is not None and hub_url is None:
             return hub

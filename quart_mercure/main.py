@@ -14,6 +14,7 @@ from .errors import MercureError
 from .hub import HubOptions
 from .hub.options import DEFAULT_PATH
 from .hub.policies import SlowClientPolicy
+from .operations import transport
 from .server import Serving, serve, with_development_keys
 
 _DEFAULTS = HubOptions()
@@ -25,6 +26,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 @click.version_option(package_name="quart-mercure")
 def main() -> None:
     """Server push over the Mercure protocol."""
+
+
+main.add_command(transport)
 
 
 def _option(*names: str, env: tuple[str, ...] = (), **settings: Any) -> Callable[[_F], _F]:

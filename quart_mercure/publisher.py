@@ -1,18 +1,22 @@
-"""Publishers: something that takes updates. A `Hub` is one; `HTTPPublisher` reaches another."""
+"""Publishers: a `Hub` is one; others reach a hub over HTTP, or hubs through their transport."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import anyio
 import httpx
 
-from .errors import PublishError
+from .errors import ConfigurationError, PublishError
+from .hub.options import HubOptions
+from .hub.protocol import refuse_reserved
+from .hub.transport import transport_from_url
+from .hub.transport.shared import Append, SharedTransport
 from .update import Update
 
 logger = logging.getLogger("quart_mercure")
@@ -23,14 +27,71 @@ _LONGEST_PAUSE = 5.0
 _MAX_QUOTED = 200
 
 
-class Publisher(Protocol):
-    """Takes updates and returns their identifiers."""
+class Publisher(ABC):
+    """Takes updates to a hub elsewhere, and returns their identifiers. A `Hub` does the same."""
 
+    @abstractmethod
     async def publish(self, update: Update) -> str:
         """Publish one update."""
 
+    @abstractmethod
     async def publish_many(self, updates: Iterable[Update]) -> list[str]:
         """Publish several, in order."""
+
+    @staticmethod
+    def from_url(url: str) -> TransportPublisher:
+        """Return a publisher for a process without a hub: straight to the hubs' transport.
+
+        The URL is their `MERCURE_TRANSPORT_URL`. Raises `ConfigurationError` when it is none that
+        processes share.
+        """
+        return TransportPublisher(url)
+
+
+class TransportPublisher(Publisher):
+    """Publishes to a transport that hubs follow: in jobs and scripts, with no hub to ask.
+
+    It connects when first used. It is an asynchronous context manager; or call `aclose`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._options = HubOptions(transport_url=url)
+        transport = transport_from_url(url, self._options)
+        if not isinstance(transport, SharedTransport):
+            raise ConfigurationError(
+                "MERCURE_TRANSPORT_URL", f"{url} cannot be reached from other processes"
+            )
+        self._store = transport.store
+        self._opened = False
+
+    async def publish(self, update: Update) -> str:
+        """Publish one update. Raises `TransportError`, and `InvalidUpdate` for a reserved topic."""
+        return (await self.publish_many([update]))[0]
+
+    async def publish_many(self, updates: Iterable[Update]) -> list[str]:
+        """Publish several updates in order and together: all of them, or none."""
+        updates = tuple(updates)
+        for update in updates:
+            refuse_reserved(update, self._options)
+        if not self._opened:
+            await self._store.open()
+            self._opened = True
+        await self._store.write([Append(update) for update in updates])
+        return [update.id for update in updates]
+
+    async def __aenter__(self) -> TransportPublisher:
+        """Return the publisher itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Disconnect."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Disconnect; the next update connects again."""
+        if self._opened:
+            self._opened = False
+            await self._store.aclose()
 
 
 class Clients:
@@ -61,7 +122,7 @@ class Clients:
             await client.aclose()
 
 
-class HTTPPublisher:
+class HTTPPublisher(Publisher):
     """Publishes to a hub over HTTP.
 
     Connection errors and the statuses 500, 502, 503 and 504 are tried again up to `retries`

@@ -84,6 +84,21 @@ class RedisServer(StoreServer):
             return False
 
 
+class Sentinel(RedisServer):
+    """A Redis Sentinel that knows one master, called `ours`."""
+
+    def __init__(self, master_port: int) -> None:
+        super().__init__()
+        self._configuration = self.folder / "sentinel.conf"
+        self._configuration.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n"
+            f"sentinel monitor ours 127.0.0.1 {master_port} 1\n"
+        )
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        return self._spawn(["redis-server", str(self._configuration), "--sentinel"])
+
+
 def postgresql_folder() -> Path | None:
     """Return where PostgreSQL's programs are, which are not always on the path."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))

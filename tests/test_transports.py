@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -14,16 +15,32 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
 import pytest
+import redis.asyncio as redis_asyncio
+from click.testing import CliRunner
+from quart import Quart
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from quart_mercure import ConfigurationError, HubOptions, TransportError, Update
+from quart_mercure import (
+    ConfigurationError,
+    HubOptions,
+    InvalidUpdate,
+    MercureSSE,
+    Publisher,
+    TransportError,
+    Update,
+)
 from quart_mercure.hub.events import Event
 from quart_mercure.hub.transport import Subscription, Transport, shared, transport_from_url
 from quart_mercure.hub.transport.shared import Retention
+from quart_mercure.main import main
 from quart_mercure.update import EARLIEST
 
 from . import publisher_process
-from .stores import PostgreSQLServer, RedisServer, StoreServer
+from .conftest import ROOT, SECRET
+from .stores import PostgreSQLServer, RedisServer, Sentinel, StoreServer, free_port
 
 NAMES = ["memory", "sqlite", "redis", "postgresql"]
 SHARED = NAMES[1:]
@@ -67,8 +84,6 @@ async def place(request, servers, tmp_path) -> Place:
     elif name == "redis":
         url = f"{server.url}?prefix={os.urandom(4).hex()}"
     else:
-        import asyncpg
-
         database = f"test_{os.urandom(4).hex()}"
         connection = await asyncpg.connect(server.url)
         await connection.execute(f"CREATE DATABASE {database}")
@@ -634,3 +649,207 @@ async def publish_at_last(hub: Follower, last: Update) -> None:
                 await asyncio.sleep(0.05)
             else:
                 return
+
+
+# Publishing from anywhere -----------------------------------------------------------------------
+
+
+@every_shared_transport
+async def test_a_process_without_a_hub_publishes_to_the_transport(place):
+    async with following(place) as hub, Publisher.from_url(place.url) as publisher:
+        assert await publisher.publish(update("one")) == "one"
+        assert await publisher.publish_many(updates(2, 3)) == ["id-2", "id-3"]
+        with pytest.raises(InvalidUpdate, match="reserved"):
+            await publisher.publish(update("x", "/.well-known/mercure/subscriptions/a/b"))
+        assert await hub.received(3) == ["one", "id-2", "id-3"]
+        await publisher.aclose()
+        await publisher.publish(update("four"))
+        assert (await hub.received(4))[-1] == "four"
+        summary = await hub.transport.store.summary()
+        assert summary.hubs == 1, "a publisher is no hub"
+
+
+def test_memory_cannot_be_published_to_from_elsewhere():
+    with pytest.raises(ConfigurationError, match="other processes"):
+        Publisher.from_url("memory://")
+
+
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("how", ["asyncpg", "sqlalchemy connection", "sqlalchemy session"])
+async def test_an_update_can_be_part_of_the_applications_transaction(place, how):
+    app = Quart(__name__)
+    app.config["SECRET_KEY"] = SECRET
+    sse = MercureSSE(app, hub=True, transport_url=place.url)
+
+    @contextlib.asynccontextmanager
+    async def transaction():
+        if how == "asyncpg":
+            connection = await asyncpg.connect(place.url)
+            async with connection.transaction():
+                yield connection, connection.execute
+            await connection.close()
+            return
+        engine = create_async_engine(place.url.replace("postgresql:", "postgresql+asyncpg:"))
+        opening = engine.begin() if "connection" in how else AsyncSession(engine).begin()
+        async with opening as entered:
+            connection = entered if "connection" in how else opening.session
+            yield connection, lambda query: connection.execute(text(query))
+        await engine.dispose()
+
+    async with following(place) as hub:
+        async with transaction() as (connection, execute):
+            await execute("CREATE TABLE things (name text)")
+        async with transaction() as (connection, execute):
+            await execute("INSERT INTO things VALUES ('kept')")
+            await sse.publish("a", "kept", id="kept", connection=connection)
+            await asyncio.sleep(0.1)
+            assert hub.ids == [], "not before the commit"
+        assert await hub.received(1) == ["kept"]
+        with contextlib.suppress(ZeroDivisionError):
+            async with transaction() as (connection, execute):
+                await sse.publish("a", "lost", id="lost", connection=connection)
+                raise ZeroDivisionError
+        await sse.publish("a", "after", id="after")
+        assert await hub.received(2) == ["kept", "after"]
+        await sse.hub.aclose()
+
+
+@pytest.mark.parametrize("options", [{"hub": True}, {"hub_url": "http://127.0.0.1:9/hub"}])
+async def test_without_postgresql_no_update_is_part_of_a_transaction(options):
+    app = Quart(__name__)
+    app.config["SECRET_KEY"] = SECRET
+    sse = MercureSSE(app, **options)
+    with pytest.raises(ConfigurationError):
+        await sse.publish("a", "x", connection=object())
+
+
+async def test_updates_wait_for_a_sessions_commit():
+    app = Quart(__name__)
+    app.config["SECRET_KEY"] = SECRET
+    sse = MercureSSE(app, hub=True)
+    published = []
+    sse.hub._transport.connect(
+        lambda events: published.extend(event.update.data for event in events), lambda: None
+    )
+    engine = create_async_engine("sqlite+aiosqlite://")
+
+    async def come(*expected: str) -> None:
+        async with asyncio.timeout(10):
+            while len(published) < len(expected):
+                await asyncio.sleep(0.005)
+        assert published == [*expected]
+
+    async with app.app_context(), AsyncSession(engine) as session:
+        await session.execute(text("SELECT 1"))
+        await sse.publish_after_commit(session, "a", "one")
+        await sse.publish_after_commit(session, "a", "two", private=True)
+        await asyncio.sleep(0.02)
+        assert published == []
+        await session.commit()
+        await come("one", "two")
+        await session.execute(text("SELECT 1"))
+        await sse.publish_after_commit(session, "a", "rolled back")
+        await session.rollback()
+        await session.execute(text("SELECT 1"))
+        await sse.publish_after_commit(session, "a", "outer")
+        async with session.begin_nested():
+            await sse.publish_after_commit(session, "a", "savepoint")
+        with contextlib.suppress(ZeroDivisionError):
+            async with session.begin_nested():
+                await sse.publish_after_commit(session, "a", "lost savepoint")
+                raise ZeroDivisionError
+        await session.commit()
+        await come("one", "two", "outer", "savepoint")
+        await session.execute(text("SELECT 1"))
+        await session.commit()
+    assert published == ["one", "two", "outer", "savepoint"]
+    await engine.dispose()
+
+
+# Operations -------------------------------------------------------------------------------------
+
+
+def command(*arguments: str, url: str | None = None, **options: Any) -> Any:
+    given = ["transport", *(("--url", url) if url else ()), *arguments]
+    return CliRunner().invoke(main, given, **options)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_transport_is_looked_into_copied_and_trimmed(servers, tmp_path, name):
+    url = f"sqlite:///{tmp_path}/hub.db"
+    if name != "sqlite":
+        url = servers[name].url + ("?prefix=commands" if name == "redis" else "")
+    lines = [shared.dump_update(each) for each in updates(*range(1200))]
+    (tmp_path / "in").write_text("\n".join(lines) + "\n")
+    result = command("import", f"{tmp_path}/in", url=url)
+    assert result.exit_code == 0, result.output
+    summary = json.loads(command("info", url=url).output)
+    assert (summary["updates"], summary["last_event_id"]) == (1200, "id-1199")
+    assert command("export", f"{tmp_path}/out", url=url).exit_code == 0
+    assert (tmp_path / "out").read_text() == (tmp_path / "in").read_text()
+    assert command("trim", "--history", "100", url=url).output == "1100 forgotten\n"
+    exported = command("export", url=url).output
+    assert exported.splitlines() == lines[1100:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url", "reason"),
+    [
+        (["info"], None, "--url: is missing"),
+        (["info"], "memory://", "not shared"),
+        (["info"], "pigeon://", "is no transport"),
+        (["info"], "redis://127.0.0.1:9", "Redis: "),
+        (["import", "pyproject.toml"], "sqlite:///hub.db", "this is no export"),
+    ],
+)
+def test_a_command_that_cannot_be_done_says_why(tmp_path, monkeypatch, arguments, url, reason):
+    arguments = [str(ROOT / each) if each == "pyproject.toml" else each for each in arguments]
+    monkeypatch.chdir(tmp_path)
+    result = command(*arguments, url=url)
+    assert result.exit_code == 1
+    assert reason in result.output
+
+
+def test_the_url_is_read_from_the_environment(tmp_path):
+    result = command("info", env={"MERCURE_TRANSPORT_URL": f"sqlite:///{tmp_path}/hub.db"})
+    assert json.loads(result.output)["updates"] == 0
+
+
+# Sentinel and Cluster ---------------------------------------------------------------------------
+
+
+async def carries_updates(url: str) -> None:
+    place = Place("redis", url, None)
+    async with following(place) as one, following(place) as two:
+        await one.transport.enter("s1", [subscription("s1")], [update("came")])
+        await one.transport.publish(updates(1, 2))
+        assert await two.received(3) == ["came", "id-1", "id-2"]
+        assert await replayed(two.transport, "id-1") == ["id-1", "id-2"]
+        assert await listed(two) == ["/a/s1"]
+        assert await two.transport.store.trim(Retention(events=1)) == 1
+
+
+async def test_redis_cluster():
+    server = RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    server.start()
+    try:
+        client = redis_asyncio.Redis.from_url(server.url)
+        await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        async with asyncio.timeout(20):
+            while b"cluster_state:ok" not in await client.execute_command("CLUSTER", "INFO"):
+                await asyncio.sleep(0.05)
+        await client.aclose()
+        await carries_updates(f"redis://127.0.0.1:{server.port}?cluster=1")
+    finally:
+        server.remove()
+
+
+async def test_redis_sentinel(servers):
+    sentinel = Sentinel(servers["redis"].port)
+    sentinel.start()
+    try:
+        await carries_updates(
+            f"redis://127.0.0.1:{sentinel.port}?sentinel=ours&prefix=through-sentinel"
+        )
+    finally:
+        sentinel.remove()

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import RequestRejected, SubscriptionNotFound, TransportError
+from ..errors import ConfigurationError, RequestRejected, SubscriptionNotFound, TransportError
 from ..tokens import ANONYMOUS
 from ..update import Update
 from . import authorization, presence, protocol, servers
@@ -118,9 +118,26 @@ class Hub:
         """Publish several updates in order; return their identifiers."""
         updates = tuple(updates)
         for update in updates:
-            protocol.refuse_reserved_topics(update, self.options)
-            protocol.refuse_reserved_type(update, self.options)
+            protocol.refuse_reserved(update, self.options)
         await self._dispatch(updates)
+        return [update.id for update in updates]
+
+    async def publish_in(self, connection: Any, updates: Iterable[Update]) -> list[str]:
+        """Publish updates in a database transaction of the caller's: when, and if, it commits.
+
+        `connection` is one of asyncpg's, or SQLAlchemy's `AsyncConnection` or `AsyncSession` over
+        it, in a transaction. Raises `ConfigurationError` unless the transport is PostgreSQL.
+        """
+        updates = tuple(updates)
+        for update in updates:
+            protocol.refuse_reserved(update, self.options)
+        publish_in = getattr(getattr(self._transport, "store", None), "publish_in", None)
+        if publish_in is None:
+            raise ConfigurationError(
+                "MERCURE_TRANSPORT_URL",
+                "must be postgresql:// for updates that are part of a transaction",
+            )
+        await publish_in(connection, updates)
         return [update.id for update in updates]
 
     async def _dispatch(self, updates: tuple[Update, ...]) -> None:

@@ -221,6 +221,12 @@ def _parse_retry(text: str | None) -> int | None:
     return int(text)
 
 
+def refuse_reserved(update: Update, options: HubOptions) -> None:
+    """Raise `InvalidUpdate` for what only the hub itself may publish."""
+    refuse_reserved_topics(update, options)
+    refuse_reserved_type(update, options)
+
+
 def refuse_reserved_type(update: Update, options: HubOptions) -> None:
     """Raise `InvalidUpdate` for the event type of the hub's own events in 1.0."""
     if update.type == RESERVED_TYPE and "1.0" in options.protocols:

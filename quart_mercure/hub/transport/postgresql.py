@@ -153,7 +153,7 @@ class PostgreSQLStore:
     @_translated
     async def publish_in(self, connection: Any, updates: Sequence[Update]) -> None:
         """Write updates in a transaction that is not ours: they appear when it is committed."""
-        await _perform(connection, [Append(update) for update in updates])
+        await _perform(await _driver_connection(connection), [Append(update) for update in updates])
 
     @_translated
     async def follow(self, after: int, limit: int, timeout: float) -> list[Event]:
@@ -291,6 +291,16 @@ class PostgreSQLStore:
         if self._pool is None:
             raise TransportError("PostgreSQL: the transport is not open")
         return self._pool
+
+
+async def _driver_connection(connection: Any) -> Any:
+    """Return asyncpg's connection under one of SQLAlchemy's, or under a session."""
+    if hasattr(connection, "sync_session"):
+        connection = await connection.connection()
+    if hasattr(connection, "get_raw_connection"):
+        await connection.exec_driver_sql("SELECT 1")  # begins the transaction, if nothing has yet
+        return (await connection.get_raw_connection()).driver_connection
+    return connection
 
 
 async def _perform(connection: Any, operations: Sequence[Operation]) -> None:
