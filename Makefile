@@ -13,7 +13,7 @@ chat: $(VENV)/.installed
 test: $(VENV)/.installed-dev system-packages browser-scripts
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=95 $(ARGS)
 
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.installed-bench system-packages
 	$(BIN)/python -m benchmarks $(ARGS)
 
 check: $(VENV)/.installed-dev

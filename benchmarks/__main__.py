@@ -19,12 +19,15 @@ from rich.progress import (
 from .report import Report, describe_machine
 from .scenarios import FULL, QUICK, SCENARIOS, Trial
 from .targets import SECRET, TARGETS, running_hub
+from .transports import transport
+
+ALL = SCENARIOS | {"transport": transport}
 
 _RAISED_LIMIT_OF_FILES = 20_000
 
 
 @click.command()
-@click.argument("scenarios", nargs=-1, type=click.Choice(list(SCENARIOS)))
+@click.argument("scenarios", nargs=-1, type=click.Choice(list(ALL)))
 @click.option("--quick", is_flag=True, help="A smoke test of everything, within two minutes.")
 @click.option(
     "--target", "chosen", multiple=True, type=click.Choice(list(TARGETS)), help="Only these."
@@ -59,9 +62,7 @@ def main(
     if hub_url:
         targets.append(running_hub(hub_url, hub_publisher_key))
     trials = [
-        (name, trial)
-        for name in scenarios or tuple(SCENARIOS)
-        for trial in SCENARIOS[name](targets, size)
+        (name, trial) for name in scenarios or tuple(ALL) for trial in ALL[name](targets, size)
     ]
     packages = {"quart-mercure", *(each for target in targets for each in target.packages)}
     report = Report(describe_machine(packages))
@@ -76,12 +77,12 @@ def main(
 def _run(trials: list[tuple[str, Trial]], rounds: int, report: Report, console: Console) -> None:
     """Make every trial once in each round: what the machine does meanwhile meets all alike.
 
-    What takes long and varies little, memory, is measured in one round only.
+    What takes long and varies little is measured in one round only.
     """
     planned = [
         (number, name, trial)
         for name in dict.fromkeys(name for name, _ in trials)
-        for number in range(1 if name in ("idle", "soak") else rounds)
+        for number in range(1 if name in ("idle", "soak", "transport") else rounds)
         for scenario, trial in trials
         if scenario == name
     ]

@@ -36,6 +36,7 @@ _TRIM_EVERY = 4
 _MOST_WRITTEN = 1000
 """How many operations are written together."""
 
+_FIRST_READ = 50
 _MOST_READ = 500
 _LONGEST_WAIT = 5.0
 _LONGEST_PAUSE = 2.0
@@ -259,12 +260,14 @@ class SharedTransport:
         return Replay(EARLIEST if position is None else after, self._chunks(position or 0, until))
 
     async def _chunks(self, after: int, until: int) -> AsyncIterator[Sequence[Event]]:
+        limit = _FIRST_READ  # a replay begins soon, and goes on in larger steps
         while after < until:
-            events = await self.store.read(after, until, _MOST_READ)
+            events = await self.store.read(after, until, limit)
             if not events:
                 return
             after = events[-1].position
             yield events
+            limit = min(limit * 2, _MOST_READ)
 
     async def subscriptions(
         self, version: str, matcher: tuple[str, str] | None, subscriber_id: str | None
