@@ -12,8 +12,16 @@ from urllib.parse import quote
 import jwt
 import pytest
 
-from quart_mercure import Hub, HubOptions, InvalidUpdate, SubscriptionNotFound, Update
+from quart_mercure import (
+    Hub,
+    HubOptions,
+    InvalidUpdate,
+    SubscriptionNotFound,
+    TransportError,
+    Update,
+)
 from quart_mercure.hub.matchers import exact
+from quart_mercure.hub.transport.memory import MemoryTransport
 from quart_mercure.tokens import MAX_CLAIM_MATCHERS, mint
 
 from .asgi import PATH, Exchange, request, subscribe
@@ -643,6 +651,15 @@ async def test_a_stalled_client_is_disconnected_and_others_are_not(caplog):
     assert "slow client" in caplog.text
 
 
+STREAM_OF_A = {
+    "type": "http",
+    "method": "GET",
+    "path": PATH,
+    "query_string": b"topic=a",
+    "headers": [],
+}
+
+
 async def _stream_that_never_reads(hub):
     never = asyncio.Event()
 
@@ -653,14 +670,103 @@ async def _stream_that_never_reads(hub):
         if message["type"] == "http.response.body":
             await never.wait()
 
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": PATH,
-        "query_string": b"topic=a",
-        "headers": [],
-    }
-    await hub(scope, receive, send)
+    await hub(STREAM_OF_A, receive, send)
+
+
+async def test_a_client_that_takes_nothing_for_too_long_is_disconnected(caplog):
+    hub = Hub(options(dispatch_timeout=0.05))
+    stalled = asyncio.create_task(_stream_that_never_reads(hub))
+    async with asyncio.timeout(10):
+        await stalled
+    assert hub.broker.counters.timed_out == 1
+    assert len(hub.broker) == 0
+    assert "took nothing for 0.05 seconds" in caplog.text
+
+
+async def test_a_client_whose_send_fails_leaves_nothing_behind(hub):
+    never = asyncio.Event()
+
+    async def send(message):
+        if b"data: x" in message.get("body", b""):
+            raise OSError("broken pipe")
+
+    stream = asyncio.create_task(hub(STREAM_OF_A, never.wait, send))
+    while len(hub.broker) < 1:
+        await asyncio.sleep(0)
+    await publish(hub, "a", "x")
+    async with asyncio.timeout(10):
+        await stream
+    assert (len(hub.broker), hub._streams) == (0, set())
+
+
+async def test_publishers_over_http_are_refused_when_too_many_wait():
+    hub = Hub(options(queue_events=100, publish_backlog=2, max_flush_interval=0))
+    stalled = asyncio.create_task(_stream_that_never_reads(hub))
+    while len(hub.broker) < 1:
+        await asyncio.sleep(0)
+    for _ in range(50):
+        await publish(hub, "a")
+    waiting = [asyncio.create_task(post(hub, "topic=a")) for _ in range(2)]
+    while hub.broker.waiting < 2:
+        await asyncio.sleep(0)
+    refused = await post(hub, "topic=a")
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    answers = await asyncio.gather(*waiting)
+    assert [answer.status for answer in answers] == [200, 200]
+    await hub.aclose()
+    await stalled
+
+
+class _Broken(MemoryTransport):
+    """A transport whose store is gone."""
+
+    async def open(self):
+        raise TransportError("the disk is gone")
+
+    async def publish(self, updates):
+        raise TransportError("the disk is gone")
+
+    async def enter(self, *arguments):
+        raise TransportError("the disk is gone")
+
+
+async def test_a_transport_that_fails_is_an_error_to_publishers_and_ends_no_server(caplog):
+    hub = Hub(options(), _Broken(10))
+    answer = await post(hub, "topic=a")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert "disk" not in answer.body.decode(), "what is wrong with it is for the log"
+    assert "the disk is gone" in caplog.text
+    with pytest.raises(TransportError):
+        await publish(hub, "a")
+
+
+async def test_a_stream_cannot_begin_while_the_transport_fails():
+    hub = Hub(options(subscriptions=True), _Broken(10))
+    answer = await request(hub, "GET", f"{PATH}?topic=a")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert (len(hub.broker), hub._streams) == (0, set())
+
+
+async def test_a_server_does_not_start_without_its_transport():
+    hub, sent = Hub(options(), _Broken(10)), []
+
+    async def receive():
+        return {"type": "lifespan.startup"}
+
+    async def send(message):
+        sent.append(message)
+
+    await hub({"type": "lifespan"}, receive, send)
+    assert sent == [{"type": "lifespan.startup.failed", "message": "the disk is gone"}]
+
+
+async def test_streams_end_when_the_transport_has_lost_events(hub):
+    stream = await subscribe(hub, "topic=a")
+    hub.broker._interrupt()
+    await stream.finished()
+    assert stream.complete
+    assert b"retry: " in stream.body
+    assert hub.broker.counters.gaps == 1
 
 
 # Shutdown ---------------------------------------------------------------------------------------

@@ -123,6 +123,9 @@ def test_the_shell_blocks(tmp_path):
         "pip install quart-mercure",
         "quart --app app --debug run",  # above
         "quart-mercure hub",  # test_standalone.py
+        "uvicorn --http quart_mercure.uvicorn:Protocol app:app",  # test_servers.py
+        "QUART_MERCURE_TRANSPORT_URL=sqlite:///hub.db QUART_MERCURE_HUB=true"
+        " hypercorn --workers 4 app:app",  # test_many_hubs.py
         "quart mercure publish --hub http://localhost:5500/.well-known/mercure messages hello",
     }
     (tmp_path / "app.py").write_text(blocks("python")[0])

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConfigurationError, RequestRejected, SubscriptionNotFound, TransportError
-from ..tokens import ANONYMOUS
+from ..tokens import ANONYMOUS, Grants
 from ..update import Update
 from . import authorization, presence, protocol, servers
 from .broker import Broker, Subscriber
@@ -24,7 +24,7 @@ from .limits import StreamLimits
 from .matchers import Matcher
 from .options import HubOptions
 from .policies import queue_rules
-from .protocol import Request, Response, SubscriptionsRequest
+from .protocol import Request, Response, SubscribeRequest, SubscriptionsRequest
 from .stream import NEVER, ConnectionStream, Pace, Receive, Send, Stream
 from .transport import Replay, Transport, transport_from_url
 from .transport.memory import MemoryTransport
@@ -363,7 +363,7 @@ class Hub:
         self._lifetime.watch_worker(exchange.send)
         place = self._limits.take(request.client, credential and credential.token)
         try:
-            subscriber, replay = await self.broker.subscribe(wanted, grants or ANONYMOUS)
+            subscriber, replay = await self._add_subscriber(wanted, grants or ANONYMOUS)
         except BaseException:
             self._limits.release(place)
             raise
@@ -378,7 +378,6 @@ class Hub:
         missed = opening.replay.chunks if opening.replay else None
         self._streams.add(stream)
         try:
-            await self._enter(subscriber)
             await stream.run(
                 _encode_headers(opening.headers), missed, self._lifetime_of(subscriber)
             )
@@ -407,6 +406,17 @@ class Hub:
         if self.options.write_timeout:
             lifetime = min(lifetime, self.options.write_timeout * random.uniform(0.8, 1.0))
         return lifetime
+
+    async def _add_subscriber(
+        self, wanted: SubscribeRequest, grants: Grants
+    ) -> tuple[Subscriber, Replay | None]:
+        subscriber, replay = await self.broker.subscribe(wanted, grants)
+        try:
+            await self._enter(subscriber)
+        except BaseException:
+            self.broker.unsubscribe(subscriber)
+            raise
+        return subscriber, replay
 
     async def _enter(self, subscriber: Subscriber) -> None:
         """Announce a subscriber, and let other hubs know of it."""
