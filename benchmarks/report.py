@@ -47,7 +47,7 @@ class Report:
         return {target: _median(rounds) for target, rounds in self.results[scenario][row].items()}
 
     def save(self, folder: Path) -> None:
-        """Write `results.json` and the plots."""
+        """Write `results.json`, `report.md` and the plots."""
         folder.mkdir(parents=True, exist_ok=True)
         document = {
             "machine": self.machine,
@@ -58,6 +58,7 @@ class Report:
             "failures": self.failures,
         }
         (folder / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+        (folder / "report.md").write_text(markdown(document))
         _draw(self, folder)
 
     def show(self, console: Console) -> None:
@@ -67,6 +68,27 @@ class Report:
                 console.print(_table(f"{scenario}: {row}", self.medians(scenario, row)))
         for failure in self.failures:
             console.print(f"[red]failed:[/] {failure}")
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Return the tables of a run as Markdown."""
+    lines = []
+    for scenario, rows in document["medians"].items():
+        lines += [f"### {scenario}", ""]
+        for row, medians in rows.items():
+            names = [name for name in next(iter(medians.values())) if name not in _UNBOUNDED]
+            base = medians.get("raw writer", {}).get("CPU us/delivery")
+            header = ["", *names, *(["CPU, raw = 1"] if base else [])]
+            lines += [f"{row}:", "", f"| {' | '.join(header)} |", "|---" + "|--:" * len(names)]
+            lines[-1] += "|--:|" if base else "|"
+            for target, figures in medians.items():
+                cells = [_shown(figures[name]) for name in names]
+                if base:
+                    cells.append(f"{figures['CPU us/delivery'] / base:.2f}")
+                lines.append(f"| {target} | {' | '.join(cells)} |")
+            lines.append("")
+    lines += [f"Failed: {failure}" for failure in document["failures"]]
+    return "\n".join(lines)
 
 
 def describe_machine(packages: Iterable[str]) -> dict[str, Any]:

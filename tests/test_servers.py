@@ -194,6 +194,29 @@ async def test_a_hundred_of_a_thousand_stall_and_nobody_misses_anything(serve, s
         client.transport.close()
 
 
+@pytest.mark.parametrize("server", ["uvicorn", "uvicorn-direct", "hypercorn"])
+async def test_what_is_live_waits_until_a_slow_client_has_what_it_missed(serve, server):
+    app = serve("tests.apps.push:app", server)
+    url = stream_url(app, "a")
+
+    async def publish(numbers):
+        for number in numbers:
+            where = f"{app.url}/publish/a"
+            await http.post(where, params={"id": f"n{number}"}, content="x" * 20_000)
+
+    async with httpx.AsyncClient(timeout=60) as http:
+        await publish(range(300))
+        client = await open_client(url, last_event_id="earliest", buffer=4096)
+        for number in range(300, 320):
+            client.transport.pause_reading()
+            await publish([number])
+            client.transport.resume_reading()
+            await asyncio.sleep(0)
+    await client.until(319)
+    assert client.numbers == [*range(320)]
+    client.transport.close()
+
+
 EXIT_STATUS = {
     "hypercorn": 0,
     "granian": 0,

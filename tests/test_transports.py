@@ -513,6 +513,33 @@ async def test_a_hub_that_dies_is_buried_once(place, monkeypatch):
         await dying.transport.store.aclose()
 
 
+@every_shared_transport
+async def test_a_hub_that_was_taken_for_dead_makes_its_subscribers_known_again(place, monkeypatch):
+    monkeypatch.setattr(shared, "BEAT_INTERVAL", 0.05)
+    async with following(place) as hub:
+        await hub.transport.enter("s1", [subscription("s1")], [update("came")])
+        [farewell] = await hub.transport.store.bury(None, -60.0)
+        assert farewell.id == "farewell-s1-a"
+        await hub.received(2)
+        assert await listed(hub) == ["/a/s1"]
+        assert [event.update.data for event in hub.events] == ["came", "came"]
+        assert len(set(hub.ids)) == 2
+        await hub.transport.leave("s1", [])
+        assert await listed(hub) == []
+
+
+@pytest.mark.parametrize("place", ["redis", "postgresql"], indirect=True)
+async def test_who_leaves_while_the_server_is_gone_is_forgotten_when_it_is_back(place, monkeypatch):
+    monkeypatch.setattr(shared, "BEAT_INTERVAL", 0.05)
+    async with following(place) as hub:
+        await hub.transport.enter("s1", [subscription("s1")], [])
+        place.server.kill()
+        await hub.transport.leave("s1", [update("left")])
+        place.server.start()
+        assert await hub.received(1) == ["left"]
+        assert await listed(hub) == []
+
+
 async def test_memory_leaves_the_question_to_the_hub():
     transport = transport_from_url("memory://", OPTIONS)
     assert await transport.subscriptions("0.x", None, None) is None

@@ -124,6 +124,7 @@ class Broker:
         holds them until it is resumed, so that sending one after the other leaves no gap and no
         duplicate.
         """
+        await self._transport.open()
         until = self._transport.position
         subscriber = Subscriber(request.matchers, grants, ClientQueue(self._rules, until))
         self._add(subscriber)

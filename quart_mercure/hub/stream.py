@@ -160,6 +160,7 @@ class Stream:
 
     def finish(self, last: Batch | None) -> None:
         """Send what is last, then the end of the response."""
+        self._pace.overdue.enter(self, self._loop.time())
         self._sending = _begin(self._send_end(last), self._loop)
 
     def drop(self) -> None:
@@ -267,7 +268,15 @@ class ConnectionStream(Stream):
     ) -> None:
         super().__init__(subscriber, pace, receive, send)
         self._connection = connection
-        connection.stream = self
+
+    async def _open(
+        self,
+        headers: Sequence[tuple[bytes, bytes]],
+        missed: AsyncIterator[Sequence[Event]] | None,
+    ) -> None:
+        await super()._open(headers, missed)
+        # Only now: what is live must wait until all that was missed has been sent.
+        self._connection.stream = self
 
     def write(self, batch: Batch) -> bool:
         """Write a batch; return whether the connection takes more."""

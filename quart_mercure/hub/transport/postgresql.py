@@ -263,13 +263,17 @@ class PostgreSQLStore:
         return [json.loads(row[0]) for row in rows]
 
     @_translated
-    async def beat(self, node: str) -> None:
-        """Note that a hub is alive."""
-        await self._connected().execute(
-            "INSERT INTO mercure_hubs VALUES ($1, clock_timestamp())"
-            " ON CONFLICT (node) DO UPDATE SET seen = clock_timestamp()",
-            node,
+    async def beat(self, node: str) -> bool:
+        """Note that a hub is alive; return whether it was known to be."""
+        updated = await self._connected().execute(
+            "UPDATE mercure_hubs SET seen = clock_timestamp() WHERE node = $1", node
         )
+        if updated == "UPDATE 1":
+            return True
+        await self._connected().execute(
+            "INSERT INTO mercure_hubs VALUES ($1, clock_timestamp()) ON CONFLICT DO NOTHING", node
+        )
+        return False
 
     @_translated
     async def bury(self, node: str | None, silent_for: float) -> list[Update]:

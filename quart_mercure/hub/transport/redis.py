@@ -297,10 +297,11 @@ class RedisStore:
         ]
 
     @_translated
-    async def beat(self, node: str) -> None:
-        """Note that a hub is alive."""
+    async def beat(self, node: str) -> bool:
+        """Note that a hub is alive; return whether it was known to be."""
         self._node = node
-        await self._redis.zadd(self._hubs, {node: time.time()})
+        added = await self._redis.zadd(self._hubs, {node: time.time()})
+        return not added
 
     @_translated
     async def bury(self, node: str | None, silent_for: float) -> list[Update]:

@@ -14,11 +14,11 @@ import logging
 import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ...errors import TransportError
-from ...update import EARLIEST, Update
+from ...update import EARLIEST, Update, new_id
 from ..events import Event
 from . import Deliver, Replay, Subscription
 
@@ -139,8 +139,8 @@ class Store(Protocol):
     ) -> list[dict[str, Any]]:
         """Return the documents of subscriptions: see `Transport.subscriptions`."""
 
-    async def beat(self, node: str) -> None:
-        """Note that a hub is alive."""
+    async def beat(self, node: str) -> bool:
+        """Note that a hub is alive; return whether it was known to be."""
 
     async def bury(self, node: str | None, silent_for: float) -> list[Update]:
         """Forget a hub, or all that were silent for so long; return their farewells.
@@ -169,6 +169,9 @@ class SharedTransport:
         self._tasks: list[asyncio.Task[None]] = []
         self._waiting: list[tuple[Sequence[Operation], asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._entered: dict[str, list[Operation]] = {}
+        self._owed: list[Operation] = []
+        self._in_touch_since = 0.0
 
     def connect(self, deliver: Deliver, interrupt: Callable[[], None]) -> None:
         """Call `deliver` with all events from now on, in order."""
@@ -192,6 +195,7 @@ class SharedTransport:
         self.position, self.last_event_id = await self.store.end()
         self._node = uuid.uuid4().hex
         await self.store.beat(self._node)
+        self._in_touch_since = asyncio.get_running_loop().time()
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._tend())]
 
     # Writing ------------------------------------------------------------------------------------
@@ -208,16 +212,29 @@ class SharedTransport:
     ) -> None:
         """Let all hubs know of a subscriber."""
         await self.open()
-        announced = [Append(update, announced=True) for update in announcements]
-        await self._write([Enter(self._node, subscriber_id, subscriptions), *announced])
+        operations: list[Operation] = [
+            Enter(self._node, subscriber_id, subscriptions),
+            *_announced(announcements),
+        ]
+        await self._write(operations)
+        self._entered[subscriber_id] = operations
 
     async def leave(self, subscriber_id: str, announcements: Sequence[Update]) -> None:
-        """Let all hubs forget a subscriber."""
-        announced = [Append(update, announced=True) for update in announcements]
-        await self._write([Leave(self._node, subscriber_id), *announced])
+        """Let all hubs forget a subscriber: now, or when the store can be reached again."""
+        self._entered.pop(subscriber_id, None)
+        operations: list[Operation] = [
+            Leave(self._node, subscriber_id),
+            *_announced(announcements),
+        ]
+        try:
+            await self._write(operations)
+        except TransportError:
+            self._owed += operations
 
     async def _write(self, operations: Sequence[Operation]) -> None:
         """Write operations, together with what else wants to be written at the time."""
+        if not operations:
+            return
         await self.open()
         written = asyncio.get_running_loop().create_future()
         self._waiting.append((operations, written))
@@ -329,16 +346,38 @@ class SharedTransport:
             await asyncio.sleep(BEAT_INTERVAL * random.uniform(0.9, 1.0))
             beats += 1
             try:
-                await self.store.beat(self._node)
-                await self._say_farewell(await self.store.bury(None, DEAD_AFTER))
+                await self._beat()
                 if beats % _TRIM_EVERY == 0:
                     await self.store.trim()
             except TransportError as error:
                 logger.debug("cannot tend the transport: %s", error)
+                self._in_touch_since = asyncio.get_running_loop().time()
+
+    async def _beat(self) -> None:
+        if not await self.store.beat(self._node):
+            await self._write(self._again())
+        owed, self._owed = self._owed, []
+        try:
+            await self._write(owed)
+        except TransportError:
+            self._owed = owed + self._owed
+            raise
+        # After a time without the store, the others get theirs to show that they are alive.
+        if asyncio.get_running_loop().time() - self._in_touch_since >= DEAD_AFTER:
+            await self._say_farewell(await self.store.bury(None, DEAD_AFTER))
+
+    def _again(self) -> list[Operation]:
+        """Return what lets all subscribers of this hub be known: others took it for dead."""
+        return [
+            Append(replace(each.update, id=new_id()), announced=True)
+            if isinstance(each, Append)
+            else each
+            for operations in self._entered.values()
+            for each in operations
+        ]
 
     async def _say_farewell(self, farewells: Sequence[Update]) -> None:
-        if farewells:
-            await self._write([Append(update, announced=True) for update in farewells])
+        await self._write(_announced(farewells))
 
     async def aclose(self) -> None:
         """End this hub's subscriptions for others, and disconnect."""
@@ -351,6 +390,8 @@ class SharedTransport:
             await asyncio.wait([self._writing])
         await self._stop()
         self._opening = None
+        self._entered.clear()
+        self._owed.clear()
         await self.store.aclose()
 
     async def _stop(self) -> None:
@@ -360,6 +401,10 @@ class SharedTransport:
                 task.cancel()
             _, pending = await asyncio.wait(self._tasks, timeout=0.1)
             self._tasks = list(pending)
+
+
+def _announced(updates: Sequence[Update]) -> list[Operation]:
+    return [Append(update, announced=True) for update in updates]
 
 
 def _settle(written: asyncio.Future[None], error: Exception | None) -> None:

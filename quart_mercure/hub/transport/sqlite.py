@@ -206,10 +206,18 @@ class SQLiteStore:
         )
         return [json.loads(document) for (document,) in rows]
 
-    async def beat(self, node: str) -> None:
-        """Note that a hub is alive."""
-        query = "INSERT OR REPLACE INTO mercure_hubs (node, seen) VALUES (?, ?)"
-        await self._transaction(lambda connection: connection.execute(query, (node, time.time())))
+    async def beat(self, node: str) -> bool:
+        """Note that a hub is alive; return whether it was known to be."""
+
+        def beat(connection: sqlite3.Connection) -> bool:
+            known = connection.execute(
+                "UPDATE mercure_hubs SET seen = ? WHERE node = ?", (time.time(), node)
+            ).rowcount
+            if not known:
+                connection.execute("INSERT INTO mercure_hubs VALUES (?, ?)", (node, time.time()))
+            return bool(known)
+
+        return await self._transaction(beat)
 
     async def bury(self, node: str | None, silent_for: float) -> list[Update]:
         """Forget a hub, or all that were silent for so long; return their farewells."""
