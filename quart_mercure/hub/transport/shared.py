@@ -249,7 +249,7 @@ class SharedTransport:
                 error: Exception | None = None
                 try:
                     await self.store.write([each for part, _ in together for each in part])
-                except TransportError as problem:
+                except Exception as problem:  # whoever waits is told, whatever it is
                     error = problem
                 self.store.nudge()
                 for _, written in together:
@@ -304,11 +304,12 @@ class SharedTransport:
                 if events:
                     await self._note_what_is_missing(events[0].position)
                 failures = 0
-            except TransportError as error:
+            except Exception as error:  # following must go on, or every subscriber falls silent
                 logger.log(
                     logging.DEBUG if failures else logging.ERROR,
                     "cannot follow the transport, trying again: %s",
                     error,
+                    exc_info=not isinstance(error, TransportError),
                 )
                 failures += 1
                 await asyncio.sleep(_pause(failures))
