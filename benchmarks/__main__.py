@@ -9,8 +9,8 @@ import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -89,12 +89,12 @@ def _run(trials: list[tuple[str, Trial]], rounds: int, report: Report, console: 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=len(planned))
+        bar = progress.add_task("", total=sum(trial.seconds for _, _, trial in planned))
         for number, name, trial in planned:
             what = f"{name}, {trial.row}: {trial.target.name}"
             progress.update(bar, description=f"{what} (round {number + 1})")
@@ -102,7 +102,7 @@ def _run(trials: list[tuple[str, Trial]], rounds: int, report: Report, console: 
                 report.add(name, trial.row, trial.target.name, trial.measure())
             except Exception as error:
                 report.failures.append(f"{what}: {error!r}")
-            progress.advance(bar)
+            progress.advance(bar, trial.seconds)
 
 
 def _allow_many_files() -> None:

@@ -113,7 +113,15 @@ def _deliveries(
 
 def fanout(targets: list[Target], size: Size) -> Iterator[Trial]:
     """clients x rate, at loads that every target should bear"""
-    rates = (20, 100, 1000) if size is FULL else (20,)
+    return _at_rates((20, 100, 1000) if size is FULL else (20,), targets, size)
+
+
+def overload(targets: list[Target], size: Size) -> Iterator[Trial]:
+    """more than most can bear: what comes through, and how late"""
+    return _at_rates((2000, 4000) if size is FULL else (500,), targets, size)
+
+
+def _at_rates(rates: tuple[int, ...], targets: list[Target], size: Size) -> Iterator[Trial]:
     for rate in rates:
         for target in targets:
             yield Trial(
@@ -123,21 +131,6 @@ def fanout(targets: list[Target], size: Size) -> Iterator[Trial]:
                     target, size.clients, rate, size.seconds
                 ),
                 size.seconds + 3,
-            )
-
-
-def overload(targets: list[Target], size: Size) -> Iterator[Trial]:
-    """more than most can bear: what comes through, and how late"""
-    rates = (2000, 4000) if size is FULL else (500,)
-    for rate in rates:
-        for target in targets:
-            yield Trial(
-                f"{size.clients} clients x {rate}/s",
-                target,
-                lambda target=target, rate=rate: deliver(  # type: ignore[misc]
-                    target, size.clients, rate, size.seconds
-                ),
-                size.seconds + 12,
             )
 
 

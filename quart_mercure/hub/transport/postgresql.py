@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Sequence
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
@@ -32,11 +31,9 @@ from .shared import (
     Retention,
     Summary,
     dump_update,
+    failing_as_transport,
     load_update,
 )
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 _CHANNEL = "mercure"
 _LOCK = 7236_4852_1103
@@ -88,28 +85,16 @@ _ENTER = "INSERT INTO mercure_subscriptions VALUES (DEFAULT, $1, $2, $3, $4, $5,
 _COLUMNS = "position, id, private, topics, data, raw, type, retry"
 
 
-_FAILURES = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # what a connection that breaks in the middle may end with
-    OSError,
-    TimeoutError,
+_translated = failing_as_transport(
+    "PostgreSQL",
+    (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,  # what a connection that breaks in the middle may end with
+        OSError,
+        TimeoutError,
+    ),
 )
-
-
-def _translated(
-    method: Callable[_P, Coroutine[Any, Any, _T]],
-) -> Callable[_P, Coroutine[Any, Any, _T]]:
-    """Raise `TransportError` for what goes wrong between us and PostgreSQL."""
-
-    @wraps(method)
-    async def translating(*arguments: _P.args, **named: _P.kwargs) -> _T:
-        try:
-            return await method(*arguments, **named)
-        except _FAILURES as error:
-            raise TransportError(f"PostgreSQL: {error or type(error).__name__}") from error
-
-    return translating
 
 
 class PostgreSQLStore:

@@ -18,9 +18,8 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis.asyncio as redis_asyncio
@@ -30,7 +29,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from ...errors import TransportError
 from ...update import EARLIEST, Update
 from ..events import Event
 from .shared import (
@@ -41,11 +39,9 @@ from .shared import (
     Retention,
     Summary,
     dump_update,
+    failing_as_transport,
     load_update,
 )
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 _TIMEOUT = 10.0
 """How long, in seconds, an answer may take; a blocking read has its own time on top."""
@@ -108,19 +104,7 @@ return found
 """
 
 
-def _translated(
-    method: Callable[_P, Coroutine[Any, Any, _T]],
-) -> Callable[_P, Coroutine[Any, Any, _T]]:
-    """Raise `TransportError` for what goes wrong between us and Redis."""
-
-    @wraps(method)
-    async def translating(*arguments: _P.args, **named: _P.kwargs) -> _T:
-        try:
-            return await method(*arguments, **named)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise TransportError(f"Redis: {error or type(error).__name__}") from error
-
-    return translating
+_translated = failing_as_transport("Redis", (RedisError, OSError, TimeoutError))
 
 
 class RedisStore:

@@ -13,9 +13,10 @@ import json
 import logging
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from ...errors import TransportError
 from ...update import EARLIEST, Update, new_id
@@ -23,6 +24,9 @@ from ..events import Event
 from . import Deliver, Replay, Subscription
 
 logger = logging.getLogger("quart_mercure.hub")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 BEAT_INTERVAL = 3.0
 """How often, in seconds, a hub shows that it is alive."""
@@ -95,6 +99,26 @@ class Summary:
     last_event_id: str
     hubs: int
     subscriptions: int
+
+
+def failing_as_transport(
+    service: str, failures: tuple[type[Exception], ...]
+) -> Callable[[Callable[_P, Coroutine[Any, Any, _T]]], Callable[_P, Coroutine[Any, Any, _T]]]:
+    """Return a decorator of a store's methods: their `failures` become `TransportError`."""
+
+    def decorate(
+        method: Callable[_P, Coroutine[Any, Any, _T]],
+    ) -> Callable[_P, Coroutine[Any, Any, _T]]:
+        @wraps(method)
+        async def translating(*arguments: _P.args, **named: _P.kwargs) -> _T:
+            try:
+                return await method(*arguments, **named)
+            except failures as error:
+                raise TransportError(f"{service}: {error or type(error).__name__}") from error
+
+        return translating
+
+    return decorate
 
 
 class Store(Protocol):
