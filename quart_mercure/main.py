@@ -14,6 +14,7 @@ from .errors import MercureError
 from .hub import HubOptions
 from .hub.options import DEFAULT_PATH
 from .hub.policies import SlowClientPolicy
+from .hub.transport import transport_from_url
 from .operations import transport
 from .server import Serving, serve, with_development_keys
 
@@ -246,6 +247,7 @@ def hub(**given: Any) -> None:
     )
     try:
         options = with_development_keys(_hub_options(given, serving), serving)
+        transport_from_url(options.transport_url, options)  # wrong ones are told before serving
         click.echo(f"Hub at {serving.origin}{options.path} ({', '.join(options.protocols)})")
         sys.stdout.flush()
         sys.exit(serve(options, serving))

@@ -115,7 +115,8 @@ def test_options_and_the_environment(start):
     [
         (["--bind", "nowhere"], "must be host:port"),
         (["--bind", "127.0.0.1:99999"], "must be host:port"),
-        (["--transport", "redis://localhost"], "there is only memory://"),
+        (["--transport", "pigeon://loft"], "pigeon:// is no transport"),
+        (["--transport", "sqlite:////no/such/folder/hub.db"], "no folder"),
         (["--protocol", "2.0"], "2.0"),
         (["--publisher-key", "@/not/there"], "No such file"),
         (["--heartbeat", "-1"], "-1"),

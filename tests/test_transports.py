@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import random
-import select
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -602,46 +601,38 @@ class Victim:
 
     def __init__(self, url: str, name: str, context: Any) -> None:
         self.acknowledged: list[str] = []
-        self._pipe, theirs = os.pipe()
+        self._pipe, theirs = context.Pipe(duplex=False)
         self.process = context.Process(target=publisher_process.run, args=(url, name, theirs))
-        with passing(theirs):
-            self.process.start()
-        os.close(theirs)
+        self.process.start()
+        theirs.close()
 
     def let_live(self, acknowledgements: int, seconds: float) -> None:
         """Let it publish so many updates, and for some time more."""
         while len(self.acknowledged) < acknowledgements:
-            readable, _, _ = select.select([self._pipe], [], [], 20)
-            assert readable, "the publisher is stuck"
+            assert self._pipe.poll(20), "the publisher is stuck"
             self._read()
-        select.select([], [], [], seconds)
+        self._pipe.poll(seconds)
 
     def kill(self) -> list[str]:
         """Kill it and return the identifiers that were acknowledged to it."""
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.join()
-        while self._read():
-            pass
-        os.close(self._pipe)
+        with contextlib.suppress(EOFError):
+            while True:
+                self._read()
+        self._pipe.close()
         return self.acknowledged
 
-    def _read(self) -> bool:
-        lines = os.read(self._pipe, 65536).decode().splitlines()
-        self.acknowledged += lines
-        return bool(lines)
-
-
-@contextlib.contextmanager
-def passing(descriptor: int) -> Iterator[None]:
-    os.set_inheritable(descriptor, True)
-    yield
+    def _read(self) -> None:
+        self.acknowledged.append(self._pipe.recv_bytes().decode())
 
 
 @every_shared_transport
 async def test_what_was_acknowledged_survives_any_kill(place):
     """Kill publishers and servers at random; followers and a newcomer agree on every update."""
     chance = random.Random(place.name)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.publisher_process"])
     acknowledged: list[str] = []
     async with following(place) as hub:
         for number in range(KILLS):
