@@ -6,14 +6,16 @@ figures by name. Trials are run in alternating rounds, and the medians are what 
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.request import urlopen
 
 from .processes import ServerProcess, Worker, running, workers
-from .targets import Target
+from .targets import APPLICATION, Target
 
 Figures = dict[str, Any]
 
@@ -214,8 +216,22 @@ def publish_over_http(target: Target, clients: int, seconds: float, depth: int) 
     }
 
 
+def publish_in_process(clients: int, seconds: float, how: str) -> Figures:
+    """Let an application publish as fast as it can, while others listen to other topics."""
+    with running(APPLICATION.start) as server:
+        listening = setup_for(APPLICATION, server) | {"streams": clients, "topic": "elsewhere"}
+        with workers(("read", listening)) as (reader,):
+            reader.ask(do="open")
+            url = f"http://127.0.0.1:{server.port}/{how}/{float(seconds)}"
+            cpu = server.cpu_seconds()
+            with urlopen(url, timeout=seconds + 30) as answer:
+                rate: float = json.load(answer)["updates/s"]
+            used = server.cpu_seconds() - cpu
+    return {"updates/s": rate, "CPU us/update": 1e6 * used / (rate * seconds), "refused": 0}
+
+
 def publish(targets: list[Target], size: Size) -> Iterator[Trial]:
-    """updates accepted per second over HTTP, with listeners on other topics"""
+    """updates accepted per second, over HTTP and in the process, with listeners elsewhere"""
     ways = ((1, "one at a time on 8 connections"), (16, "16 pipelined on each of 8"))
     for depth, how in ways if size is FULL else ways[:1]:
         for target in filter(lambda target: target.topics, targets):
@@ -227,6 +243,16 @@ def publish(targets: list[Target], size: Size) -> Iterator[Trial]:
                 ),
                 size.seconds + 4,
             )
+
+    for how, row in (("one-by-one", "one at a time"), ("many", "publish_many, 100 at a time")):
+        yield Trial(
+            f"in the process, {row}, {size.clients} listeners elsewhere",
+            APPLICATION,
+            lambda how=how: publish_in_process(  # type: ignore[misc]
+                size.clients, size.seconds, how
+            ),
+            size.seconds + 3,
+        )
 
 
 # Replay -----------------------------------------------------------------------------------------

@@ -127,6 +127,14 @@ TARGETS = {
     )
 }
 
+APPLICATION = Target(
+    "Quart under uvicorn",
+    (*_UVICORN, "--http", "quart_mercure.uvicorn:Protocol", "benchmarks.apps.application:app"),
+    ("quart", "uvicorn"),
+    ours=True,
+)
+"""An application with the hub in its process."""
+
 
 def running_hub(url: str, publisher_key: str) -> Target:
     """Return the target of a hub that runs at `url`."""

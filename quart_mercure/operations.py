@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import IO, Any
 
 import click
+from quart.cli import ScriptInfo
 
 from .errors import ConfigurationError, MercureError
 from .hub.events import Event
@@ -25,11 +26,14 @@ _BATCH = 500
     "--url",
     envvar=["MERCURE_TRANSPORT_URL", "QUART_MERCURE_TRANSPORT_URL"],
     show_envvar=True,
-    help="The transport's URL.",
+    help="The transport's URL; in `quart mercure`, the application's by default.",
 )
 @click.pass_context
 def transport(context: click.Context, url: str | None) -> None:
     """Look into, trim and copy what a transport keeps."""
+    script = context.find_object(ScriptInfo)
+    if url is None and script is not None:
+        url = script.load_app().extensions["mercure_sse"].config.transport_url
     context.obj = url
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jwt
 import pytest
 from quart import Quart
@@ -63,3 +65,19 @@ def test_an_embedded_hub_is_not_in_the_commands_process():
     result = run(app, "publish", "a", "hello")
     assert result.exit_code == 2
     assert "--hub" in result.output
+
+
+def test_the_applications_transport_is_the_one_looked_into(tmp_path):
+    app = Quart(__name__)
+    app.config["SECRET_KEY"] = SECRET
+    MercureSSE(app, hub=True, transport_url=f"sqlite:///{tmp_path}/hub.db")
+    result = run(app, "transport", "info")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["last_event_id"] == "earliest"
+    assert (tmp_path / "hub.db").exists()
+
+
+def test_the_memory_of_another_process_cannot_be_looked_into(app):
+    result = run(app, "transport", "info")
+    assert result.exit_code == 1
+    assert "memory:// is not shared" in result.output
