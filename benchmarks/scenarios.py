@@ -120,7 +120,9 @@ def fanout(targets: list[Target], size: Size) -> Iterator[Trial]:
 
 def overload(targets: list[Target], size: Size) -> Iterator[Trial]:
     """more than most can bear: what comes through, and how late"""
-    return _at_rates((2000, 4000) if size is FULL else (500,), targets, size)
+    if size is FULL:
+        return _at_rates((2000, 4000), targets, size)
+    return _at_rates((500,), [target for target in targets if target.ours], size)
 
 
 def _at_rates(rates: tuple[int, ...], targets: list[Target], size: Size) -> Iterator[Trial]:
@@ -364,7 +366,7 @@ def slow(targets: list[Target], size: Size) -> Iterator[Trial]:
     """1,000 clients, of whom none or 10 % do not read"""
     clients = size.clients * 2
     for stalled in (0, clients // 10) if size is FULL else (clients // 10,):
-        for target in targets:
+        for target in targets if size is FULL else filter(lambda target: target.ours, targets):
             yield Trial(
                 f"{clients} clients x 100/s, {stalled} stalled",
                 target,
