@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .errors import TransportError
 from .hub import Hub
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
@@ -44,16 +45,24 @@ class HubInFront:
         return hub if hub is not None and hub.serves(path) else None
 
     async def _lifespan(self, scope: Any, receive: Any, send: Any) -> None:
-        """Start the hub before the application and end its streams before it, too."""
+        """Start the hub before the application and end its streams before it, too.
+
+        A hub whose transport cannot be reached lets the server not start.
+        """
+        first = [await receive()]
+        hub = self._hub()
+        if hub is not None:
+            try:
+                await hub.open()
+            except TransportError as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
 
         async def received() -> Any:
-            message = await receive()
+            message = first.pop() if first else await receive()
             hub = self._hub()
-            if hub is not None:
-                if message["type"] == "lifespan.startup":
-                    await hub.open()
-                elif message["type"] == "lifespan.shutdown":
-                    await hub.aclose()
+            if hub is not None and message["type"] == "lifespan.shutdown":
+                await hub.aclose()
             return message
 
         async def sent(message: Any) -> None:

@@ -479,3 +479,23 @@ async def test_the_subscriptions_api_is_served(app):
     await subscribe(app.asgi_app, "topic=a")
     answer = await request(app.asgi_app, "GET", f"{PATH}/subscriptions?authorization={token}")
     assert len(json.loads(answer.body)["subscriptions"]) == 1
+
+
+async def test_an_application_does_not_start_without_its_transport(tmp_path):
+    app = Quart(__name__)
+    app.config["SECRET_KEY"] = SECRET
+    folder = tmp_path / "hub.db"
+    folder.mkdir()
+    MercureSSE(app, hub=True, transport_url=f"sqlite:///{folder}")
+    sent = []
+
+    async def receive():
+        return {"type": "lifespan.startup"}
+
+    async def send(message):
+        sent.append(message)
+
+    await app({"type": "lifespan", "asgi": {}}, receive, send)
+    [answer] = sent
+    assert answer["type"] == "lifespan.startup.failed"
+    assert "SQLite: " in answer["message"]
