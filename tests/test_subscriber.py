@@ -18,6 +18,7 @@ from quart_mercure import (
 )
 from quart_mercure import subscriber as subscriber_module
 from quart_mercure.encryption import decrypt, encrypt
+from quart_mercure.hub.events import Batch
 from quart_mercure.hub.matchers import exact
 
 from .asgi import subscribe as subscribe_here
@@ -72,7 +73,7 @@ async def test_nothing_is_missed_or_doubled_over_a_restart_of_the_stream(no_paus
             await hub.publish(Update(topics=("a",), data=str(number)))
             if number % 5 == 4:
                 for stream in tuple(hub._streams):
-                    stream.end(retry=1)
+                    stream.end(Batch((), b"retry: 1\n\n"))
         found = await taking
     assert [update.data for update in found] == [*map(str, range(20))]
 

@@ -19,6 +19,7 @@ from ..update import Update
 from . import authorization, presence, protocol, servers
 from .broker import Broker, Subscriber
 from .clock import Clock
+from .events import time_to_come_back
 from .lifetime import Lifetime
 from .limits import StreamLimits
 from .matchers import Matcher
@@ -116,9 +117,7 @@ class Hub:
 
     async def publish_many(self, updates: Iterable[Update]) -> list[str]:
         """Publish several updates in order; return their identifiers."""
-        updates = tuple(updates)
-        for update in updates:
-            protocol.refuse_reserved(update, self.options)
+        updates = self._allowed(updates)
         await self._dispatch(updates)
         return [update.id for update in updates]
 
@@ -128,9 +127,7 @@ class Hub:
         `connection` is one of asyncpg's, or SQLAlchemy's `AsyncConnection` or `AsyncSession` over
         it, in a transaction. Raises `ConfigurationError` unless the transport is PostgreSQL.
         """
-        updates = tuple(updates)
-        for update in updates:
-            protocol.refuse_reserved(update, self.options)
+        updates = self._allowed(updates)
         publish_in = getattr(getattr(self._transport, "store", None), "publish_in", None)
         if publish_in is None:
             raise ConfigurationError(
@@ -139,6 +136,13 @@ class Hub:
             )
         await publish_in(connection, updates)
         return [update.id for update in updates]
+
+    def _allowed(self, updates: Iterable[Update]) -> tuple[Update, ...]:
+        """Return updates that anyone may publish. Raises `InvalidUpdate` when one is not."""
+        allowed = tuple(updates)
+        for update in allowed:
+            protocol.refuse_reserved(update, self.options)
+        return allowed
 
     async def _dispatch(self, updates: tuple[Update, ...]) -> None:
         """Publish updates that are known to be allowed, on the event loop that serves."""
@@ -196,7 +200,7 @@ class Hub:
         for count, stream in enumerate(streams):
             if (ahead := begun + count * pause - loop.time()) > _SHORTEST_PAUSE:
                 await asyncio.sleep(ahead)
-            stream.end(retry=random.randint(500, 3000))
+            stream.end(time_to_come_back())
         deadline = loop.time() + _LAST_WORD_TIMEOUT
         while self._streams and loop.time() < deadline:
             await asyncio.sleep(_SHORTEST_PAUSE)

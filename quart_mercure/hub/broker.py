@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..tokens import Grants
 from ..update import Update, new_id
 from .delivery import Delivery
-from .events import Event, reconnection_hint
+from .events import Event, time_to_come_back
 from .index import MatcherIndex, union
 from .matchers import Matcher, any_matches
 from .policies import Counters, QueueRules
@@ -195,7 +194,7 @@ class Broker:
         """End all streams: they come back with their last event id, and are told of the gap."""
         self.counters.gaps += 1
         for subscriber in self:
-            subscriber.queue.finish(reconnection_hint(random.randint(500, 3000)))
+            subscriber.queue.finish(time_to_come_back())
 
     # Publishers that wait -----------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from ..update import Update, encode
@@ -58,6 +59,6 @@ COMMENT = Batch((), b":\n")
 """A line that receivers ignore: it shows proxies and browsers that the stream is open."""
 
 
-def reconnection_hint(milliseconds: int) -> Batch:
-    """Return what tells a client how long to wait before it comes back."""
-    return Batch((), b"retry: %d\n\n" % milliseconds)
+def time_to_come_back() -> Batch:
+    """Return what tells a client when to come back: by chance, so that not all do so at once."""
+    return Batch((), b"retry: %d\n\n" % random.randint(500, 3000))

@@ -8,7 +8,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from .matchers import Matcher, parse_selector
+from .matchers import Matcher, any_matches, parse_selector
 from .options import HubOptions
 
 if TYPE_CHECKING:
@@ -79,11 +79,7 @@ class QueueRules:
 
         @lru_cache(maxsize=4096)
         def policy_of(topics: tuple[str, ...]) -> SlowClientPolicy:
-            selecting = (
-                chosen
-                for matcher, chosen in policies
-                if any(matcher.matches(topic) for topic in topics)
-            )
+            selecting = (chosen for matcher, chosen in policies if any_matches((matcher,), topics))
             return next(selecting, policy)
 
         self._policy_of: Callable[[tuple[str, ...]], SlowClientPolicy] = (

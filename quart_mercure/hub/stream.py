@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from . import servers
 from .broker import Subscriber
 from .clock import Alarm, Clock, Overdue
-from .events import COMMENT, Batch, Event, reconnection_hint
+from .events import COMMENT, Batch, Event
 
 logger = logging.getLogger("quart_mercure.hub")
 
@@ -142,9 +142,9 @@ class Stream:
             self._task = None
             self._let_go()
 
-    def end(self, retry: int | None = None) -> None:
-        """Let the client have what waits for it, then end; `retry` (ms) says when to come back."""
-        self.subscriber.queue.finish(None if retry is None else reconnection_hint(retry))
+    def end(self, last: Batch | None = None) -> None:
+        """Let the client have what waits for it and `last`, then end."""
+        self.subscriber.queue.finish(last)
 
     # The queue's outlet -------------------------------------------------------------------------
 
